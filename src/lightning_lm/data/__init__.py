@@ -1,0 +1,1 @@
+"""From text to batches: corpora, token streams, blocks, masks and the LightningDataModule."""
