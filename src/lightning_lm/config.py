@@ -4,12 +4,16 @@ The dataclasses are registered with Hydra, so that an unknown key or a wrong typ
 also what the rest of the code sees: ``typed(cfg)`` turns the composed ``DictConfig`` into a ``Config`` object.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lightning_lm.errors import Problem, Refused, nearest, refuse
 
 # ------------------------------------------------------------------------------------------------------------- model
 
@@ -43,7 +47,7 @@ class DataConfig:
 
 @dataclass
 class HubDataConfig(DataConfig):
-    path: str = MISSING  # dataset id or folder
+    path: str | None = None  # dataset id or folder; has no default
     name: str | None = None  # configuration of the dataset
     revision: str | None = None  # a commit's 40 hex digits pin it
     text_column: str = "text"
@@ -223,6 +227,31 @@ def register() -> None:
     store.store(group="optimizer", name="schema_muon", node=MuonConfig)
 
 
+def extra(cfg: DictConfig, above: str = "") -> Iterator[Problem]:
+    """The keys that no schema knows: Hydra's ``+`` puts them in."""
+    known = [row.name for row in fields(OmegaConf.get_type(cfg))]
+    for key in cfg:
+        if key not in known:
+            yield Problem(above + key, cfg[key], "no such setting", nearest(key, known))
+        elif not OmegaConf.is_missing(cfg, key) and is_dataclass(OmegaConf.get_type(cfg, key)):
+            yield from extra(cfg[key], f"{above}{key}.")
+
+
 def typed(cfg: DictConfig) -> Config:
-    """The composed configuration as nested dataclass instances, all interpolations resolved."""
-    return OmegaConf.to_object(cfg)
+    """The composed configuration as nested dataclass instances, all interpolations resolved.
+
+    Raises:
+        Refused: an unknown key, a value without a default that is not given, or an interpolation that leads nowhere.
+    """
+    try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        config = OmegaConf.to_object(cfg) if not missing else None
+    except OmegaConfBaseException as error:
+        node = OmegaConf.to_container(cfg, resolve=False)
+        for part in (error.full_key or "").split("."):
+            node = node.get(part) if isinstance(node, dict) else node
+        raise refuse(error.full_key, node, str(error).splitlines()[0], "correct it or what it refers to") from None
+    found = [Problem(key, "???", "has no default", f"give it: {key}=VALUE") for key in missing]
+    if found := [*extra(cfg), *found]:
+        raise Refused(*found)
+    return config

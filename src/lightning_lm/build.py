@@ -1,0 +1,273 @@
+"""From the typed configuration to objects; the only module besides ``run`` that knows both."""
+
+import math
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.profilers import PyTorchProfiler
+from torch import nn
+
+from lightning_lm import config as schema
+from lightning_lm.callbacks import Budget, LastCheckpoint, RandomState, Samples, Telemetry
+from lightning_lm.checkpoint import AtomicCheckpointIO
+from lightning_lm.data.corpus import Corpus, hub_corpus, python_docs_corpus, text_corpus
+from lightning_lm.data.masks import Masking
+from lightning_lm.data.module import TextDataModule
+from lightning_lm.data.tokenizers import train_tokenizer
+from lightning_lm.errors import refuse
+from lightning_lm.model import fit_together, load_config, load_model, load_tokenizer
+from lightning_lm.module import LanguageModel
+from lightning_lm.objectives import Objective
+from lightning_lm.objectives.clm import Clm
+from lightning_lm.objectives.mlm import Mlm
+from lightning_lm.optim import Row, build_optimizer, build_scheduler
+from lightning_lm.tracking import RunFolderLogger, wandb_logger
+
+DEFAULT_EPOCHS = 3  # where no duration is named
+TIMED_STEPS = 10_000  # resolution of a schedule that follows the clock
+
+
+@dataclass
+class Parts:
+    """Everything a run is made of, before it touches its folder."""
+
+    tokenizer: Any
+    objective: Objective
+    data: TextDataModule
+    model: nn.Module
+    max_steps: int  # optimiser steps; sys.maxsize where only the clock ends the run
+
+
+def build(cfg: schema.Config) -> Parts:
+    """Data and model for a configuration.
+
+    Raises:
+        Refused: something that it asks for can't be had.
+    """
+    accelerator(cfg.hardware)
+    corpus = build_corpus(cfg.data)
+    tokenizer = build_tokenizer(cfg, corpus)
+    objective = build_objective(cfg.objective, tokenizer)
+    data = build_data(cfg, corpus, tokenizer, objective)
+    data.prepare_data()
+    L.seed_everything(cfg.seed, verbose=False)
+    model = build_model(cfg, tokenizer, objective)
+    return Parts(tokenizer, objective, data, model, total_steps(cfg.trainer, data))
+
+
+def accelerator(hardware: schema.HardwareConfig) -> str:
+    """"gpu" or "cpu"; refuses what this machine doesn't have or can't do."""
+    gpus = torch.cuda.device_count()
+    if hardware.accelerator == "gpu" and not gpus:
+        raise refuse("hardware.accelerator", "gpu", "torch sees no CUDA device", "use hardware=cpu")
+    kind = "gpu" if gpus and hardware.accelerator != "cpu" else "cpu"
+    if kind == "gpu" and hardware.devices > gpus:
+        raise refuse("hardware.devices", hardware.devices, f"torch sees {gpus} CUDA device(s)", "lower it")
+    if kind == "cpu" and hardware.precision == "16-mixed":
+        raise refuse("hardware.precision", "16-mixed", "needs a GPU", "use bf16-mixed or 32-true")
+    if kind == "gpu" and "bf16" in hardware.precision and not torch.cuda.is_bf16_supported():
+        raise refuse("hardware.precision", hardware.precision, "this GPU has no bfloat16", "use 16-mixed or 32-true")
+    return kind
+
+
+def build_corpus(data: schema.DataConfig) -> Corpus:
+    cache = Path(data.cache_dir).expanduser()
+    match data:
+        case schema.HubDataConfig():
+            return hub_corpus(data.path, data.name, data.revision, data.text_column, data.splits)
+        case schema.TextDataConfig():
+            named = {"train": data.train, "validation": data.validation, "test": data.test}
+            files = {split: [paths] if isinstance(paths, str) else list(paths) for split, paths in named.items() if paths}
+            return text_corpus(
+                files,
+                text_column=data.text_column,
+                validation_percent=data.validation_percent,
+                test_percent=data.test_percent,
+                cache_dir=cache,
+            )
+        case schema.PythonDocsDataConfig():
+            return python_docs_corpus()
+    raise TypeError(f"no corpus for {type(data).__name__}")
+
+
+def build_tokenizer(cfg: schema.Config, corpus: Corpus) -> Any:
+    if cfg.model.tokenizer == "train":
+        kind = "wordpiece" if cfg.objective.name == "mlm" else "bpe"
+        return train_tokenizer(corpus, kind, cfg.model.vocab_size, Path(cfg.data.cache_dir).expanduser())
+    if cfg.model.tokenizer is not None:
+        return load_tokenizer(cfg.model.tokenizer)
+    return load_tokenizer(cfg.model.name_or_path, cfg.model.revision)
+
+
+def build_objective(objective: schema.ObjectiveConfig, tokenizer: Any) -> Objective:
+    match objective:
+        case schema.ClmConfig():
+            return Clm(objective.prompts, objective.preview_tokens)
+        case schema.MlmConfig():
+            if tokenizer.mask_token_id is None:
+                raise refuse("objective", "mlm", "the tokenizer has no mask token", "choose another model.tokenizer")
+            masking = Masking(
+                objective.mlm_probability,
+                objective.whole_word,
+                tokenizer.mask_token_id,
+                len(tokenizer),
+                tuple(tokenizer.all_special_ids),
+            )
+            return Mlm(masking, objective.prompts)
+    raise TypeError(f"no objective for {type(objective).__name__}")
+
+
+def build_data(cfg: schema.Config, corpus: Corpus, tokenizer: Any, objective: Objective) -> TextDataModule:
+    trainer, hardware = cfg.trainer, cfg.hardware
+    share = trainer.global_batch_size // (hardware.devices * hardware.nodes)
+    return TextDataModule(
+        corpus,
+        tokenizer,
+        objective,
+        block_size=cfg.data.block_size,
+        separator=cfg.data.separator,
+        global_batch_size=trainer.global_batch_size,
+        accumulate=share // (hardware.micro_batch_size or share),
+        limits={
+            "train": trainer.limit_train_batches,
+            "validation": trainer.limit_val_batches,
+            "test": trainer.limit_test_batches,
+        },
+        seed=cfg.seed,
+        num_workers=hardware.num_workers,
+        cache_dir=Path(cfg.data.cache_dir).expanduser(),
+    )
+
+
+def build_model(cfg: schema.Config, tokenizer: Any, objective: Objective) -> nn.Module:
+    wanted = cfg.model
+    config = load_config(
+        wanted.name_or_path,
+        wanted.model_type,
+        wanted.config,
+        tokenizer,
+        pretrained=wanted.pretrained,
+        revision=wanted.revision,
+    )
+    model = load_model(config, objective, wanted.name_or_path if wanted.pretrained else None, wanted.revision)
+    fit_together(model, tokenizer, objective, cfg.data.block_size)
+    if cfg.hardware.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    if cfg.hardware.compile:
+        model.compile()
+    return model
+
+
+def total_steps(trainer: schema.TrainerConfig, data: TextDataModule) -> int:
+    """Optimiser steps until the first of the named limits; ``sys.maxsize`` where only the clock ends the run."""
+    plan = data.plan("train")
+    limits = [trainer.max_steps] if trainer.max_steps else []
+    if trainer.max_epochs:
+        limits.append(trainer.max_epochs * plan.steps)
+    if trainer.max_tokens:
+        epochs, rest = divmod(math.ceil(trainer.max_tokens / data.block_size), plan.samples)
+        limits.append(epochs * plan.steps + math.ceil(rest / plan.global_batch_size))
+    if not limits and trainer.max_minutes is None:
+        limits.append(DEFAULT_EPOCHS * plan.steps)
+    return min(limits, default=sys.maxsize)
+
+
+def table(optimizer: schema.AdamWConfig) -> list[Row]:
+    return [Row(re.compile(g.pattern).pattern, g.ndim, g.decay, g.optimizer) for g in optimizer.groups]
+
+
+def build_module(cfg: schema.Config, parts: Parts, budget: Budget) -> LanguageModel:
+    wanted, schedule = cfg.optimizer, cfg.scheduler
+    muon = isinstance(wanted, schema.MuonConfig)
+    timed = cfg.trainer.max_minutes is not None
+
+    def configure(model: nn.Module):
+        optimizer = build_optimizer(
+            model,
+            table(wanted),
+            lr=wanted.adamw_lr if muon else wanted.lr,
+            weight_decay=wanted.weight_decay,
+            betas=tuple(wanted.betas),
+            eps=wanted.eps,
+            **({"muon_lr": wanted.lr, "momentum": wanted.momentum} if muon else {}),
+        )
+        scheduler = build_scheduler(
+            optimizer,
+            schedule.name,
+            warmup=schedule.warmup,
+            decay=schedule.decay,
+            total_steps=TIMED_STEPS if timed else parts.max_steps,
+            progress=(lambda: budget.share_spent) if timed else None,
+        )
+        return optimizer, scheduler
+
+    return LanguageModel(parts.model, parts.objective, configure)
+
+
+def build_callbacks(cfg: schema.Config, parts: Parts, run: Path) -> tuple[list[L.Callback], Telemetry, Budget]:
+    trainer, checkpoints = cfg.trainer, run / "checkpoints"
+    telemetry = Telemetry(parts.data.plan("train"), cfg.data.block_size, trainer.log_every_n_steps)
+    budget = Budget(telemetry, parts.max_steps, trainer.max_minutes)
+    callbacks: list[L.Callback] = [TQDMProgressBar(refresh_rate=10), RandomState(), telemetry, budget]
+    callbacks.append(Samples(run, parts.tokenizer, cfg.seed))
+    if trainer.patience is not None:
+        callbacks.append(EarlyStopping("val/loss", patience=trainer.patience))
+    best = ModelCheckpoint(checkpoints, "best", monitor="val/loss", enable_version_counter=False)
+    callbacks += [best, LastCheckpoint(checkpoints, trainer.checkpoint_every_n_steps, trainer.val_every_n_steps)]
+    return callbacks, telemetry, budget
+
+
+def build_loggers(cfg: schema.Config, settings: dict[str, Any], run: Path, run_id: str) -> list[Any]:
+    loggers: list[Any] = [RunFolderLogger(run)]
+    if cfg.logger.name == "wandb":
+        wanted = cfg.logger
+        loggers.append(
+            wandb_logger(
+                run,
+                run_id,
+                project=wanted.project,
+                entity=wanted.entity,
+                name=cfg.name,
+                group=wanted.group,
+                tags=[*wanted.tags, cfg.objective.name],
+                config=settings,
+            )
+        )
+    return loggers
+
+
+def build_trainer(cfg: schema.Config, parts: Parts, run: Path, callbacks: list[Any], loggers: list[Any]) -> L.Trainer:
+    trainer, hardware = cfg.trainer, cfg.hardware
+    accumulate = parts.data.accumulate
+    by_step = trainer.val_every_n_steps
+    profiler = None
+    if trainer.profiler:
+        steps = torch.profiler.schedule(wait=2, warmup=2, active=6)
+        profiler = PyTorchProfiler(run / "profile", "trace", schedule=steps, export_to_chrome=True)
+    return L.Trainer(
+        default_root_dir=run,
+        accelerator=accelerator(hardware),
+        devices=hardware.devices,
+        num_nodes=hardware.nodes,
+        strategy=hardware.strategy,
+        precision=hardware.precision,
+        max_epochs=-1,
+        max_steps=-1 if parts.max_steps == sys.maxsize else parts.max_steps,
+        accumulate_grad_batches=accumulate,
+        gradient_clip_val=trainer.gradient_clip,
+        val_check_interval=by_step * accumulate if by_step else None,
+        check_val_every_n_epoch=None if by_step else 1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # the data module deals out the batches
+        enable_model_summary=False,
+        logger=loggers,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        profiler=profiler,
+    )

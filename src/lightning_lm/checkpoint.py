@@ -1,0 +1,29 @@
+"""Checkpoints on disk: written whole or not at all."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from torch import nn
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes next to the target and renames, so that a kill leaves the old file or the new one.
+
+    Lightning's own goes through the system's temporary folder, which may lie on another file system.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        torch.save(checkpoint, scratch)
+        os.replace(scratch, path)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Put the weights of a checkpoint of ``LanguageModel`` into its model."""
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    model.load_state_dict({n.removeprefix("model."): v for n, v in state.items() if n.startswith("model.")})

@@ -1,0 +1,192 @@
+"""The command line: use a trained model. ``lightning-lm --help`` shows how; training is ``python train.py``."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from lightning_lm import sources
+from lightning_lm.errors import Problem, Refused, nearest, refuse
+from lightning_lm.rules import COUNT, positive
+
+# torch, transformers and their friends take seconds to import: only the commands do it, once the arguments are right.
+
+SAMPLING = {"temperature": 0.8, "top_k": 50, "top_p": 1.0}  # where not given
+RULES = {
+    **dict.fromkeys(("max_new_tokens", "num_samples", "guesses", "stride", "batch_size"), COUNT),
+    "temperature": (positive, "a positive number, or --greedy"),
+    "top_k": (lambda v: v >= 0, "0 or more"),
+    "top_p": (lambda v: 0 < v <= 1, "a number above 0, at most 1"),
+    "seed": (lambda v: 0 <= v < 2**32, f"0 to {2**32 - 1}"),
+    "block_size": (lambda v: v >= 2, "2 or more tokens"),
+}
+OPTIONS = {"guesses": "top_k"}  # how users know them, where it differs
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = Parser(prog="lightning-lm", description="Use, measure and publish language models.", allow_abbrev=False)
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(act: Callable[[argparse.Namespace], None], name: str, what: str, model: str = "RUN|MODEL") -> Parser:
+        sub = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
+        sub.add_argument("model", metavar=model, help="a run folder" + ", a model folder, or a Hub id" * ("|" in model))
+        sub.set_defaults(act=act)
+        return sub
+
+    add = command(generate, "generate", "continue prompts with a causal model").add_argument
+    add("--prompt", action="append", required=True, help="may be repeated; '' starts from nothing")
+    add("--max-new-tokens", type=int, default=60, metavar="N", help="default: 60")
+    add("--temperature", type=float, metavar="T", help="default: 0.8")
+    add("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens; 0: from all; default: 50")
+    add("--top-p", type=float, metavar="P", help="draw from the likeliest that have this share; default: 1")
+    add("--greedy", action="store_true", help="take the likeliest token instead of drawing one")
+    add("--num-samples", type=int, default=1, metavar="N", help="continuations per prompt; default: 1")
+    add("--seed", type=int, default=0, help="default: 0")
+
+    add = command(fill_mask, "fill-mask", "guess masked tokens with a masked model").add_argument
+    add("--text", action="append", required=True, help="with one <mask> or more; may be repeated")
+    add("--top-k", dest="guesses", type=int, default=5, metavar="K", help="guesses per mask; default: 5")
+
+    add = command(evaluate, "evaluate", "exact perplexity of a causal or masked model on a text").add_argument
+    add("--data", help="path, glob, python_docs, wikitext2, wikitext103, or Hub id; default: the run's own")
+    add("--split", default="test", help="train, validation, test, or a Hub data set's own; default: test")
+    add("--block-size", type=int, metavar="N", help="tokens per window; default: the run's, or the model's up to 1024")
+    add("--stride", type=int, metavar="N", help="advance of the windows; default: as disjoint as can be")
+    add("--objective", choices=["clm", "mlm"], help="default: what the model was trained for")
+    add("--batch-size", type=int, metavar="N", help="windows at once; default: up to 4096 tokens")
+    add("--text-column", help="of json lines, csv, parquet and Hub data; default: text")
+    add("--name", help="configuration of a Hub data set")
+    add("--revision", help="branch, tag or commit of a Hub data set")
+    add("--separator", choices=["auto", "none", "eos"], help="between rows; default: the run's, or auto")
+    add("--json", metavar="PATH", help="write the figures as JSON; '-': to stdout, in place of the table")
+
+    add = command(push, "push", "verify a run's export and upload it to the Hugging Face Hub", "RUN").add_argument
+    add("--repo", required=True, metavar="NAME", help="NAME or OWNER/NAME")
+    add("--private", action="store_true", help="make a new repository private")
+    add("--dry-run", action="store_true", help="verify, write the model card, send nothing")
+
+    return top  # further commands, such as `report`, go above this line
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, or 2 with the reasons on stderr where it can't be done."""
+    args = parser().parse_args(argv)
+    try:
+        with log_to_stderr():
+            check(args)
+            args.act(args)
+            sys.stdout.flush()
+    except Refused as error:
+        from lightning_lm.refusals import lines
+
+        sys.stderr.writelines(f"error: {line}\n" for line in lines(error))
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read the output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises Refused with all that can be told from the arguments alone."""
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    wrong = {n: ("out of range", f"give {RULES[n][1]}") for n in given if n in RULES and not RULES[n][0](given[n])}
+    if given.get("greedy"):
+        drawn = [n for n in given if n in SAMPLING or (n == "num_samples" and args.num_samples > 1)]
+        wrong |= dict.fromkeys(drawn, ("--greedy leaves nothing to draw", "leave out one of the two"))
+    if (path := given.get("json", "-")) != "-" and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
+        wrong["json"] = ("can't be written", "give a file in a folder that exists, or -")
+    if wrong:
+        names = {name: "--" + OPTIONS.get(name, name).replace("_", "-") for name in wrong}
+        raise Refused(*(Problem(names[name], given[name], *why) for name, why in wrong.items()))
+
+
+@contextmanager
+def log_to_stderr() -> Iterator[None]:
+    logger, handler = logging.getLogger("lightning_lm"), logging.StreamHandler()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def generate(args: argparse.Namespace) -> None:
+    model, tokenizer, _, _ = sources.open_model(args.model, "clm", strict=True)
+    from lightning_lm import inference
+
+    prompts = inference.encode_prompts(model, tokenizer, args.prompt, args.max_new_tokens)
+    drawing = {n: default if getattr(args, n) is None else getattr(args, n) for n, default in SAMPLING.items()}
+    drawing |= {"max_new_tokens": args.max_new_tokens, "greedy": args.greedy}
+    for number, ids in enumerate(prompts, 1):
+        for sample in range(args.num_samples):
+            if len(prompts) * args.num_samples > 1:
+                print(f"=== prompt {number}, sample {sample + 1} ===")
+            inference.generate(model, tokenizer, ids, show, seed=args.seed + sample, **drawing)
+
+
+def show(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def fill_mask(args: argparse.Namespace) -> None:
+    model, tokenizer, _, _ = sources.open_model(args.model, "mlm", strict=True)
+    from lightning_lm import inference
+
+    for text, ids in zip(args.text, inference.encode_masked(model, tokenizer, args.text), strict=True):
+        print(text)
+        for number, row in enumerate(inference.guesses(model, tokenizer, ids, args.guesses), 1):
+            for rank, (token, share) in enumerate(row):
+                print(f"{f'mask {number}' if rank == 0 else '':<10}{share:>7.2%}  {token.strip()}")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    _, own = sources.locate(args.model)
+    hub = {"text_column": args.text_column, "name": args.name, "revision": args.revision}
+    data = sources.data_config(args.data, args.split, own and own.data, separator=args.separator, **hub)
+    model, tokenizer, objective, _ = sources.open_model(args.model, args.objective, False, getattr(data, "path", None))
+    from lightning_lm import build, evaluation, inference
+    from lightning_lm.data.stream import tokenize
+
+    limit = inference.positions(model)
+    block_size = args.block_size or (own.data.block_size if own else min(limit or 1024, 1024))
+    if limit is not None and block_size > limit:
+        raise refuse("--block-size", block_size, f"the model has only {limit} positions", "lower it")
+    stride = evaluation.check_windows(objective, block_size, args.stride)
+    corpus = build.build_corpus(data)
+    if args.split not in corpus.keys:
+        raise refuse("--split", args.split, "the data has no such split", nearest(args.split, list(corpus.keys)))
+    masking, cache_dir = getattr(objective, "masking", None), Path(data.cache_dir).expanduser()
+    starts = bool(masking and masking.whole_word)
+    stream = tokenize(corpus, args.split, tokenizer, separator=data.separator, word_starts=starts, cache_dir=cache_dir)
+    sizes = {"block_size": block_size, "stride": stride}
+    how = {"batch_size": args.batch_size, "device": model.device}
+    figures = evaluation.evaluate(model, tokenizer, objective, stream, **sizes, **how)
+    what = {"model": args.model, "objective": objective.name, "data": args.data, "split": args.split}
+    facts = evaluation.as_json({**what, **sizes, **figures})
+    if args.json == "-":
+        print(facts)
+        return
+    text = args.data or "the run's own data"
+    print(f"{args.model} on {text}, {args.split}: windows of {block_size} tokens that advance by {stride}")
+    print(evaluation.table(figures, objective))
+    if args.json:
+        Path(args.json).write_text(facts + "\n", encoding="utf-8")
+
+
+def push(args: argparse.Namespace) -> None:
+    from lightning_lm import hub
+
+    print(hub.push(Path(args.model).expanduser(), args.repo, private=args.private, dry_run=args.dry_run))

@@ -1,0 +1,201 @@
+"""Text becomes tokens once: a memory-mapped stream that blocks are views of."""
+
+import hashlib
+import json
+import logging
+from array import array
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from lightning_lm.data.cache import build_once
+from lightning_lm.data.corpus import Corpus
+from lightning_lm.errors import refuse
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # of the cache; a change of what is stored needs the next number
+
+Encoded = list[tuple[list[int], list[int | None] | None, int]]  # per row: ids, each token's word, how many were added
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """A split's tokens, row after row, and how much text they stand for.
+
+    Attributes:
+        tokens: [n] uint16 or uint32, a view of a memory-mapped Arrow column.
+        word_starts: [n] uint8, 1 where a token begins a word or is special; None unless asked for.
+        row_ends: [rows] int64, tokens before the end of each row.
+        words: [rows] int64, cumulative like ``row_ends``: pieces between white space, and one for each line break.
+        bytes: [rows] int64, cumulative: bytes of UTF-8.
+        counts: rows, empty_rows (nothing but white space), words (without line breaks), line_ends, bytes, tokens, and
+            separators, those of the tokens that stand for no text.
+        key: names the cache entry.
+    """
+
+    tokens: np.ndarray
+    word_starts: np.ndarray | None
+    row_ends: np.ndarray
+    words: np.ndarray
+    bytes: np.ndarray
+    counts: dict[str, int]
+    key: str
+
+
+def tokenize(
+    corpus: Corpus,
+    split: str,
+    tokenizer: Any,
+    *,
+    separator: str,
+    word_starts: bool,
+    cache_dir: Path,
+    progress: bool = True,
+) -> TokenStream:
+    """The split's tokens, from the cache where it has them; every row is tokenised by itself, however long it is.
+
+    Args:
+        separator: "auto" adds what ``tokenizer(row)`` adds to each row, "none" nothing, "eos" the end token between
+            rows that have text.
+        word_starts: note where words begin; a word is what the tokenizer's pre-tokenizer takes for one.
+
+    Raises:
+        Refused: no token in the split, or the tokenizer lacks an end token or knows no words where they are needed.
+    """
+    end = _end_token(tokenizer) if separator == "eos" else None
+    parts = [FORMAT, corpus.keys[split], tokenizer_fingerprint(tokenizer), separator, end, word_starts]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    folder = cache_dir / "tokens" / key
+
+    def build(temporary: Path) -> None:
+        log.info("tokenizing %s of %s", split, corpus.source)
+        batches = _ahead(_encoder(tokenizer, separator == "auto", word_starts), corpus.rows(split))
+        dtype = np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.uint32
+        with tqdm(desc=f"tokenizing {split}", unit="B", unit_scale=True, disable=not progress, leave=False) as bar:
+            rows = _count(temporary, batches if end is None else _with_ends(batches, end), dtype, bar.update)
+        if not rows["tokens"].any():
+            raise refuse(f"data.{split}", corpus.source, "there is no text in this split", "give it some")
+        _store(temporary, rows, dtype, word_starts)
+
+    if not build_once(folder, build):
+        log.info("%s of %s: tokens from the cache, %s", split, corpus.source, folder)
+    return _open(folder, key)
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """A hash of everything that decides which tokens a text becomes; where the tokenizer was loaded from does not."""
+    if tokenizer.is_fast:
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        state["truncation"] = state["padding"] = None  # left behind by whoever called the tokenizer last
+    else:
+        switches = {name: value for name, value in tokenizer.init_kwargs.items() if isinstance(value, bool)}
+        state = [type(tokenizer).__name__, tokenizer.get_vocab(), switches]
+    parts = [state, tokenizer.special_tokens_map, getattr(tokenizer, "split_special_tokens", False)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _end_token(tokenizer: Any) -> int:
+    for token in (tokenizer.eos_token_id, tokenizer.sep_token_id):
+        if token is not None:
+            return token
+    raise refuse("data.separator", "eos", "the tokenizer has no end token", "use data.separator=auto or none")
+
+
+def _encoder(tokenizer: Any, special: bool, word_starts: bool) -> Callable[[list[str]], Encoded]:
+    added = tokenizer.num_special_tokens_to_add() if special else 0
+    if not tokenizer.is_fast:
+        if word_starts:
+            wrong = "this tokenizer does not tell where words begin"
+            raise refuse("objective.whole_word", True, wrong, "choose another model.tokenizer, or set it to false")
+        plain = partial(tokenizer, add_special_tokens=special, verbose=False)
+        return lambda rows: [(ids, None, added) for ids in plain(rows)["input_ids"]]
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # a copy, so that the caller's stays as it is
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    if word_starts:  # encode_batch_fast knows no words
+        return lambda rows: [(e.ids, e.word_ids, added) for e in backend.encode_batch(rows, add_special_tokens=special)]
+    return lambda rows: [(e.ids, None, added) for e in backend.encode_batch_fast(rows, add_special_tokens=special)]
+
+
+def _ahead(encode: Callable[[list[str]], Encoded], batches: Iterator[list[str]]) -> Iterator[tuple[list[str], Encoded]]:
+    """Batches with their encodings; the next one is read and encoded while the caller works on the last."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = None
+        for rows in chain(batches, [None]):
+            following = rows and (rows, pool.submit(encode, rows))
+            if waiting:
+                yield waiting[0], waiting[1].result()
+            waiting = following
+
+
+def _with_ends(batches: Iterator[tuple[list[str], Encoded]], end: int) -> Iterator[tuple[list[str], Encoded]]:
+    """Put the token ``end`` before every row with text but the first."""
+    started = False
+    for texts, encoded in batches:
+        for i, (text, (ids, words, _)) in enumerate(zip(texts, encoded, strict=True)):
+            if ids and not text.isspace():
+                if started:
+                    encoded[i] = [end, *ids], words and [None, *words], 1
+                started = True
+        yield texts, encoded
+
+
+def _count(
+    folder: Path, batches: Iterator[tuple[list[str], Encoded]], dtype: type, advance: Callable[[int], Any]
+) -> dict[str, np.ndarray]:
+    """Append the tokens to the file ``ids`` and where words begin to ``starts``; returns what each row has of what."""
+    rows = {name: array("q") for name in ("tokens", "separators", "words", "line_ends", "bytes")}
+    with open(folder / "ids", "wb") as ids_file, open(folder / "starts", "wb") as starts_file:
+        for texts, encoded in batches:
+            ids, words, added = zip(*encoded, strict=True)
+            np.fromiter(chain.from_iterable(ids), dtype).tofile(ids_file)
+            starts_file.writelines(_begins(row) for row in words if row)
+            rows["tokens"].extend(map(len, ids))
+            rows["separators"].extend(added)
+            rows["words"].extend(len(text.split()) for text in texts)
+            rows["line_ends"].extend(text.count("\n") for text in texts)
+            rows["bytes"].extend(sizes := [len(text.encode()) for text in texts])
+            advance(sum(sizes))
+    return {name: np.frombuffer(values, np.int64) for name, values in rows.items()}
+
+
+def _begins(words: list[int | None]) -> bytes:
+    """1 for each token that is the first of a word or belongs to none."""
+    return bytes(word is None or word != last for word, last in zip(words, chain([None], words), strict=False))
+
+
+def _store(folder: Path, rows: dict[str, np.ndarray], dtype: type, word_starts: bool) -> None:
+    """Turn the raw files into Arrow files of one batch, so that each column is a single buffer."""
+    columns = {"tokens": np.memmap(folder / "ids", dtype, "r")}
+    if word_starts:
+        columns["word_starts"] = np.memmap(folder / "starts", np.uint8, "r")
+    ends = {"row_ends": rows["tokens"], "words": rows["words"] + rows["line_ends"], "bytes": rows["bytes"]}
+    ends = {name: np.cumsum(values) for name, values in ends.items()}
+    for name, arrays in {"tokens": columns, "rows": ends}.items():
+        batch = pa.RecordBatch.from_pydict({column: pa.array(values) for column, values in arrays.items()})
+        with pa.ipc.new_file(str(folder / f"{name}.arrow"), batch.schema) as writer:
+            writer.write_batch(batch)
+    counts = {name: int(values.sum()) for name, values in rows.items()}
+    counts |= {"rows": len(rows["words"]), "empty_rows": int((rows["words"] == 0).sum())}
+    (folder / "counts.json").write_text(json.dumps(counts))
+    for raw in ("ids", "starts"):
+        (folder / raw).unlink()
+
+
+def _open(folder: Path, key: str) -> TokenStream:
+    arrays = {"word_starts": None}
+    for name in ("tokens", "rows"):
+        batch = pa.ipc.open_file(pa.memory_map(str(folder / f"{name}.arrow"))).get_batch(0)
+        arrays |= {column: batch.column(column).to_numpy(zero_copy_only=True) for column in batch.schema.names}
+    return TokenStream(**arrays, counts=json.loads((folder / "counts.json").read_text()), key=key)

@@ -1,0 +1,48 @@
+"""The one metric: sums over tokens, from which every reported figure is a ratio."""
+
+import math
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class TokenNLL(Metric):
+    """Sums of negative log-likelihood, tokens, right guesses, words and bytes in float64, synchronised by addition.
+
+    ``compute`` gives ``loss`` (nats per token), ``perplexity`` = exp(loss), ``accuracy`` where hits were given, and,
+    where the text's size was given, ``bits_per_byte`` = NLL / (bytes · ln 2) and ``word_perplexity`` = exp(NLL /
+    words), a word being a whitespace-separated piece or a line's end, as is usual for WikiText (Merity et al., 2016).
+    """
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("nll", "tokens", "hits", "words", "bytes"):
+            self.add_state(name, default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, nll: Tensor, hits: Tensor | None = None, words: float = 0.0, bytes: float = 0.0) -> None:
+        """Add the tokens of a batch: their NLL [tokens], hits bool [tokens], and the words and bytes they spell."""
+        self.nll += nll.sum(dtype=torch.float64)
+        self.tokens += nll.numel()
+        if hits is not None:
+            self.hits += hits.sum()
+        self.words += words
+        self.bytes += bytes
+
+    def compute(self) -> dict[str, float]:
+        nll, tokens, hits, words, size = (
+            float(x) for x in (self.nll, self.tokens, self.hits, self.words, self.bytes)
+        )
+        if not tokens:
+            return {}
+        figures = {"loss": nll / tokens, "perplexity": exp(nll / tokens), "accuracy": hits / tokens}
+        if size:
+            figures |= {"bits_per_byte": nll / (size * math.log(2)), "word_perplexity": exp(nll / words)}
+        return figures
+
+
+def exp(x: float) -> float:
+    """exp(x), infinite where a float can't hold it."""
+    return math.exp(x) if x < 709 else math.inf

@@ -1,0 +1,77 @@
+"""The LightningModule: a transformers model, an objective's loss, an optimizer."""
+
+from collections.abc import Callable
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lightning_lm.loss import labelled_nll
+from lightning_lm.metrics import TokenNLL
+from lightning_lm.objectives import Objective
+
+
+class LanguageModel(L.LightningModule):
+    """Trains ``model`` so that the loss is the mean over the labelled tokens of the global batch.
+
+    Args:
+        model: of the objective's Auto class.
+        objective: what is predicted.
+        configure: makes the optimizer and its scheduler for a model, once it is on its device.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        configure: Callable[[nn.Module], tuple[Optimizer, LRScheduler]],
+    ):
+        super().__init__()
+        self.model = model.train()  # from_pretrained leaves it in eval mode, without dropout
+        self.objective = objective
+        self.configure = configure
+        self.train_nll = TokenNLL()
+        self.eval_nll = TokenNLL()
+        self.gradient_norm = torch.zeros(())
+        self.figures: dict[str, float] = {}  # of the latest evaluation
+
+    def configure_optimizers(self):
+        optimizer, scheduler = self.configure(self.model)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        nll, _ = labelled_nll(self.model, batch)
+        self.train_nll.update(nll.detach())
+        # Ranks' gradients will be averaged and micro batches' losses divided by their number: both are undone here.
+        return nll.sum() / batch["num_labels"] * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        limit = gradient_clip_val or float("inf")
+        self.gradient_norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._score(batch)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._score(batch)
+
+    def _score(self, batch: dict[str, Tensor]) -> None:
+        nll, hits = labelled_nll(self.model, batch, with_hits=True)
+        text = {"words": batch["words"], "bytes": batch["bytes"]} if self.objective.text_metrics else {}
+        self.eval_nll.update(nll, hits, **text)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_figures("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_figures("test")
+
+    def _log_figures(self, split: str) -> None:
+        self.figures = {f"{split}/{name}": value for name, value in self.eval_nll.compute().items()}
+        self.eval_nll.reset()
+        for name, value in self.figures.items():  # for checkpoints, early stopping and the progress bar
+            self.log(name, value, logger=False, prog_bar=name in ("val/loss", "val/perplexity"))
+        for logger in self.loggers:  # under the optimiser step, which Lightning's own counter differs from
+            logger.log_metrics(self.figures, step=self.trainer.global_step)

@@ -1,0 +1,153 @@
+"""One training run, from its configuration to its folder."""
+
+import logging
+import secrets
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from logging.handlers import MemoryHandler
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from lightning_lm.checks import check
+from lightning_lm.config import Config, HubDataConfig
+from lightning_lm.errors import Diverged
+from lightning_lm.folder import read_json, same_settings, write_json
+from lightning_lm.hub import go_offline_if_unreachable
+from lightning_lm.summary import show_ledger, show_summary
+
+log = logging.getLogger(__name__)
+
+
+def train(job: Config, *, run_test: bool = True) -> float:
+    """Train, evaluate and export the model that a configuration describes.
+
+    A run folder that was cut off is continued; a finished one only tells its figures.
+
+    Args:
+        job: composed from ``conf/``, or made in code.
+        run_test: score the test split at the end; a sweep leaves it alone.
+
+    Returns:
+        The best validation loss in nats per token.
+
+    Raises:
+        Refused: before anything is spent or written, with all that is wrong.
+    """
+    check(job)
+    settings = OmegaConf.to_container(OmegaConf.structured(job), enum_to_str=True)
+    run = Path(job.run_dir)
+    same_settings(run, settings)
+    with logging_to(run / "train.log") as keep_log:
+        summary = read_json(run / "summary.json")
+        if summary is None or summary["status"] != "finished":
+            if any(_on_hub(name) for name in (job.model.name_or_path, job.model.tokenizer, _dataset(job))):
+                go_offline_if_unreachable()
+            summary = _train(job, settings, run, run_test, keep_log)
+        log.info("%s", show_summary(summary, job.objective.name, run))
+        return summary["val/loss"]
+
+
+def _train(
+    job: Config, settings: dict[str, Any], run: Path, run_test: bool, keep_log: Callable[[], None]
+) -> dict[str, Any]:
+    warnings.filterwarnings("ignore", message=".*treespec", module="lightning")  # torch's, about Lightning's own code
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* not empty")  # how a run goes on
+    from lightning_lm import build, export, folder, optim, plots, tracking  # torch, Lightning, transformers: only now
+    from lightning_lm.checkpoint import load_weights
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    parts = build.build(job)
+    run.mkdir(parents=True, exist_ok=True)
+    keep_log()
+    run_id = (read_json(run / "environment.json") or {}).get("wandb_run_id") or secrets.token_hex(4)
+    ledger = parts.data.ledger()
+    write_json(run / "environment.json", folder.environment(wandb_run_id=run_id))
+    write_json(run / "ledger.json", ledger)
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(settings), encoding="utf-8")
+    log.info("%s", show_ledger(ledger))
+    log.info("%s", optim.describe(parts.model, build.table(job.optimizer), job.optimizer.weight_decay))
+
+    summary: dict[str, Any] = {"status": "failed"}
+    try:
+        callbacks, telemetry, budget = build.build_callbacks(job, parts, run)
+        loggers = build.build_loggers(job, settings, run, run_id)
+        module = build.build_module(job, parts, budget)
+        trainer = build.build_trainer(job, parts, run, callbacks, loggers)
+        last, best = run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt"
+        trainer.fit(module, datamodule=parts.data, ckpt_path=last if last.exists() else None, weights_only=True)
+        steps = trainer.global_step
+        load_weights(parts.model, best)
+        figures = dict(telemetry.state["best"])
+        if run_test and "test" in parts.data.streams:
+            trainer.test(module, datamodule=parts.data, verbose=False)
+            figures |= module.figures
+        export.export(run, parts.model, parts.tokenizer, parts.data)
+        summary = {
+            **figures,
+            "tokens_seen": telemetry.tokens_seen(steps),
+            "tokens_per_second": telemetry.tokens_per_second,
+            "seconds": telemetry.seconds,
+            "steps": steps,
+            "best_step": telemetry.state["best_step"],
+            "parameters": parts.model.num_parameters(),
+            "world_size": trainer.world_size,
+            "status": "finished",
+        }
+        plots.write(run, parts.objective.perplexity_label)
+    except Diverged:
+        summary = {"status": "diverged"}
+        raise
+    finally:
+        write_json(run / "summary.json", summary)
+        tracking.finish_wandb(summary)
+    return summary
+
+
+def _dataset(job: Config) -> str | None:
+    return job.data.path if isinstance(job.data, HubDataConfig) else None
+
+
+def _on_hub(name: str | None) -> bool:
+    """Whether a name means a repository of the Hub rather than a folder."""
+    return name is not None and name != "train" and not Path(name).expanduser().exists()
+
+
+class Console(logging.Handler):
+    """Writes to stderr above the progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[Callable[[], None]]:
+    """The package's log on the console; in a file too, from its first line on, once the yielded function is called."""
+    logger = logging.getLogger("lightning_lm")
+    console, kept = Console(), MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.handlers = [console, kept]
+
+    def keep() -> None:
+        file = logging.FileHandler(path, encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        kept.setTarget(file)
+        kept.flush()
+        logger.handlers = [console, file]
+
+    try:
+        yield keep
+    except Exception as error:
+        logger.handlers = [handler for handler in logger.handlers if handler is not console]
+        logger.error("%s", error, exc_info=error)  # whoever called train shows it on the console
+        raise
+    finally:
+        for handler in logger.handlers:
+            handler.close()
+        logger.handlers = []

@@ -1,0 +1,40 @@
+"""What several test files share."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+
+from tiny import write_bert, write_gpt2, write_text
+
+from lightning_lm.config import Config, register, typed
+from lightning_lm.overrides import job
+
+ROOT = Path(__file__).parents[1]
+register()
+
+
+def compose(*overrides: str) -> Config:
+    """What ``train.py`` hands to the library for these overrides."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = hydra_compose("config", list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    return typed(job(cfg))
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """About 15,000 words in lines."""
+    return write_text(tmp_path_factory.mktemp("text") / "text.txt")
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(text: Path) -> Path:
+    return write_gpt2(text.parent / "gpt2", text)
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(text: Path) -> Path:
+    return write_bert(text.parent / "bert", text)
