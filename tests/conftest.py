@@ -6,7 +6,6 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-
 from tiny import write_bert, write_gpt2, write_text
 
 from lightning_lm.config import Config, register, typed

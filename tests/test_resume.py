@@ -92,12 +92,25 @@ def assert_same(run, reference):
         assert ours[name]["global_step"] == theirs[name]["global_step"]
         for key, value in theirs[name]["state_dict"].items():
             assert torch.equal(ours[name]["state_dict"][key], value), (name, key)
-        for index, state in theirs[name]["optimizer_states"][0]["state"].items():
-            for key, value in state.items():
-                assert torch.equal(ours[name]["optimizer_states"][0]["state"][index][key], value)
+        assert_equal(ours[name]["optimizer_states"], theirs[name]["optimizer_states"])
         assert ours[name]["lr_schedulers"][0]["last_epoch"] == theirs[name]["lr_schedulers"][0]["last_epoch"]
     assert rows == expected
     assert samples == expected_samples
+
+
+def assert_equal(ours, theirs):
+    """Nested states, tensor by tensor."""
+    if isinstance(theirs, torch.Tensor):
+        assert torch.equal(ours, theirs)
+    elif isinstance(theirs, dict):
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            assert_equal(ours[key], value)
+    elif isinstance(theirs, list | tuple):
+        for a, b in zip(ours, theirs, strict=True):
+            assert_equal(a, b)
+    else:
+        assert ours == theirs
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,74 @@ from pathlib import Path
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer, GPT2Config, GPT2LMHeadModel, set_seed
 
-WORDS = (
-    "the a of and to in is was he she they it on with as by at from river stone light house winter summer small old "
-    "new green road ship island king garden music letter morning evening walked found made gave took under over "
-    "between through after before because while when where many few some each every never always often again"
-).split()
+VOCABULARY = """
+the a of and to in is was he she they it on with as by at from river stone light house winter summer small old new green
+road ship island king garden music letter morning evening walked found made gave took under over between through after
+before because while when where many few some each every never always often again
+"""
+WORDS = VOCABULARY.split()
+    "the",
+    "a",
+    "of",
+    "and",
+    "to",
+    "in",
+    "is",
+    "was",
+    "he",
+    "she",
+    "they",
+    "it",
+    "on",
+    "with",
+    "as",
+    "by",
+    "at",
+    "from",
+    "river",
+    "stone",
+    "light",
+    "house",
+    "winter",
+    "summer",
+    "small",
+    "old",
+    "new",
+    "green",
+    "road",
+    "ship",
+    "island",
+    "king",
+    "garden",
+    "music",
+    "letter",
+    "morning",
+    "evening",
+    "walked",
+    "found",
+    "made",
+    "gave",
+    "took",
+    "under",
+    "over",
+    "between",
+    "through",
+    "after",
+    "before",
+    "because",
+    "while",
+    "when",
+    "where",
+    "many",
+    "few",
+    "some",
+    "each",
+    "every",
+    "never",
+    "always",
+    "often",
+    "again",
+]
 
 
 def write_text(path: Path, lines: int = 800, seed: int = 0) -> Path:

@@ -62,7 +62,7 @@ def build(cfg: schema.Config) -> Parts:
 
 
 def accelerator(hardware: schema.HardwareConfig) -> str:
-    """"gpu" or "cpu"; refuses what this machine doesn't have or can't do."""
+    """ "gpu" or "cpu"; refuses what this machine doesn't have or can't do."""
     gpus = torch.cuda.device_count()
     if hardware.accelerator == "gpu" and not gpus:
         raise refuse("hardware.accelerator", "gpu", "torch sees no CUDA device", "use hardware=cpu")
@@ -83,7 +83,7 @@ def build_corpus(data: schema.DataConfig) -> Corpus:
             return hub_corpus(data.path, data.name, data.revision, data.text_column, data.splits)
         case schema.TextDataConfig():
             named = {"train": data.train, "validation": data.validation, "test": data.test}
-            files = {split: [paths] if isinstance(paths, str) else list(paths) for split, paths in named.items() if paths}
+            files = {split: [p] if isinstance(p, str) else list(p) for split, p in named.items() if p}
             return text_corpus(
                 files,
                 text_column=data.text_column,

@@ -165,15 +165,15 @@ def evaluate(args: argparse.Namespace) -> None:
     if limit is not None and block_size > limit:
         raise refuse("--block-size", block_size, f"the model has only {limit} positions", "lower it")
     stride = evaluation.check_windows(objective, block_size, args.stride)
+    masking, cache_dir = getattr(objective, "masking", None), Path(data.cache_dir).expanduser()
+    how = {"separator": data.separator, "word_starts": bool(masking and masking.whole_word), "cache_dir": cache_dir}
     corpus = build.build_corpus(data)
     if args.split not in corpus.keys:
         raise refuse("--split", args.split, "the data has no such split", nearest(args.split, list(corpus.keys)))
-    masking, cache_dir = getattr(objective, "masking", None), Path(data.cache_dir).expanduser()
-    starts = bool(masking and masking.whole_word)
-    stream = tokenize(corpus, args.split, tokenizer, separator=data.separator, word_starts=starts, cache_dir=cache_dir)
+    stream = tokenize(corpus, args.split, tokenizer, **how)
     sizes = {"block_size": block_size, "stride": stride}
-    how = {"batch_size": args.batch_size, "device": model.device}
-    figures = evaluation.evaluate(model, tokenizer, objective, stream, **sizes, **how)
+    pace = {"batch_size": args.batch_size, "device": model.device}
+    figures = evaluation.evaluate(model, tokenizer, objective, stream, **sizes, **pace)
     what = {"model": args.model, "objective": objective.name, "data": args.data, "split": args.split}
     facts = evaluation.as_json({**what, **sizes, **figures})
     if args.json == "-":

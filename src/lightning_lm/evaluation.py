@@ -119,8 +119,8 @@ class SameMasks(Mlm):
 def table(figures: dict[str, float], objective: Objective) -> str:
     """The figures for people: aligned lines, with the perplexity called by what it is."""
     kinds = KINDS | {"perplexity": objective.perplexity_label}
-    shown = {kinds[name]: f"{x:,}" if isinstance(x, int) else f"{x:.4f}" for name, x in figures.items()}
-    return "\n".join(f"{kind:<26}{value:>16}" for kind, value in shown.items())
+    shown = {kinds[name]: figures[name] for name in kinds if name in figures}
+    return "\n".join(f"{kind:<26}{x:>16{',' if isinstance(x, int) else '.4f'}}" for kind, x in shown.items())
 
 
 def as_json(facts: dict[str, Any]) -> str:

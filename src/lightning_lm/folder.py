@@ -57,6 +57,20 @@ def same_settings(run: Path, settings: dict[str, Any]) -> None:
         )
 
 
+def same_text(run: Path, ledger: dict[str, dict[str, Any]]) -> None:
+    """Check that a folder's ledger, if it has one, is about the same tokens.
+
+    Raises:
+        Refused: for each split whose text or tokenizer is another.
+    """
+    there = read_json(run / "ledger.json") or ledger
+    differing = [split for split in sorted({*there, *ledger}) if there.get(split) != ledger.get(split)]
+    if differing:
+        wrong = f"{run} holds a run on other text, or with another tokenizer"
+        keys = {split: ledger.get(split, {}).get("key") for split in differing}
+        raise Refused(*(Problem(f"data.{split}", keys[split], wrong, "choose another run_dir") for split in differing))
+
+
 def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
     """Nested settings under dotted names."""
     if not isinstance(settings, dict) or not settings:

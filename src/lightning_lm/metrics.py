@@ -32,9 +32,7 @@ class TokenNLL(Metric):
         self.bytes += bytes
 
     def compute(self) -> dict[str, float]:
-        nll, tokens, hits, words, size = (
-            float(x) for x in (self.nll, self.tokens, self.hits, self.words, self.bytes)
-        )
+        nll, tokens, hits, words, size = (float(x) for x in (self.nll, self.tokens, self.hits, self.words, self.bytes))
         if not tokens:
             return {}
         figures = {"loss": nll / tokens, "perplexity": exp(nll / tokens), "accuracy": hits / tokens}

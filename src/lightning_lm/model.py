@@ -96,9 +96,7 @@ def load_model(
     return model
 
 
-def fit_together(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, objective: Objective, block_size: int
-) -> None:
+def fit_together(model: nn.Module, tokenizer: PreTrainedTokenizerBase, objective: Objective, block_size: int) -> None:
     """Grow the embeddings to the tokenizer's size where they are too small; check what can't be mended.
 
     Raises:

@@ -98,7 +98,7 @@ def orthogonalise(matrix: Tensor, coefficients: tuple[float, float, float], step
 
 
 class Together(Optimizer):
-    """Several optimizers over disjoint parameters, as one: what Lightning's automatic optimisation and a scheduler take.
+    """Several optimizers over disjoint parameters, seen by Lightning and by a scheduler as one.
 
     Its ``param_groups`` are the very dictionaries of its members, so a scheduler reaches all of them.
     """

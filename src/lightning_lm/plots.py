@@ -36,9 +36,7 @@ def write(run: Path, perplexity_label: str) -> None:
     _draw(folder / "learning_rate.png", series, {"": "learning_rate"}, "learning rate")
 
 
-def _draw(
-    path: Path, series: dict[str, Series], lines: dict[str, str], label: str, logarithmic: bool = False
-) -> None:
+def _draw(path: Path, series: dict[str, Series], lines: dict[str, str], label: str, logarithmic: bool = False) -> None:
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for name, column in lines.items():
         if column not in series:

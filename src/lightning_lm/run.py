@@ -62,10 +62,11 @@ def _train(
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     parts = build.build(job)
+    ledger = parts.data.ledger()
+    folder.same_text(run, ledger)
     run.mkdir(parents=True, exist_ok=True)
     keep_log()
     run_id = (read_json(run / "environment.json") or {}).get("wandb_run_id") or secrets.token_hex(4)
-    ledger = parts.data.ledger()
     write_json(run / "environment.json", folder.environment(wandb_run_id=run_id))
     write_json(run / "ledger.json", ledger)
     (run / "config.yaml").write_text(OmegaConf.to_yaml(settings), encoding="utf-8")

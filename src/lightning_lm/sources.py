@@ -1,4 +1,4 @@
-"""What the command line's RUN|MODEL and --data stand for: folders or ids of the Hub, and the settings that they bring."""
+"""What RUN|MODEL and --data on the command line stand for: folders or ids of the Hub, and the settings they bring."""
 
 from dataclasses import replace
 from glob import glob, has_magic

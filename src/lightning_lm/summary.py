@@ -33,5 +33,5 @@ def show_summary(summary: dict[str, Any], objective: str, run: Path) -> str:
         "next:",
     ]
     use = f"generate {run} --prompt 'The'" if objective == "clm" else f"fill-mask {run} --text 'The <mask> is'"
-    lines += [f"  lightning-lm {use}", f"  lightning-lm evaluate {run} --split test", f"  lightning-lm push {run} --repo NAME --dry-run"]
-    return "\n".join(lines)
+    commands = (use, f"evaluate {run} --split test", f"push {run} --repo NAME --dry-run")
+    return "\n".join([*lines, *(f"  lightning-lm {command}" for command in commands)])

@@ -60,7 +60,6 @@ def wandb_logger(
     import wandb
 
     mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
-    offline = mode in ("offline", "dryrun")
     logger = WandbLogger(
         project=project,
         entity=entity,
@@ -71,7 +70,7 @@ def wandb_logger(
         resume="allow",
         job_type="train",
         save_dir=str(run),
-        offline=offline,
+        mode=mode,
         config=config,
         settings=wandb.Settings(silent=True),
     )
@@ -80,7 +79,7 @@ def wandb_logger(
         for split in ("val", "test"):  # the summary keeps the best, not the last
             for figure in EVALUATED:
                 experiment.define_metric(f"{split}/{figure}", summary="max" if figure == "accuracy" else "min")
-        log.info("W&B %s: %s", mode, f"`wandb sync {run / 'wandb'}`" if offline else experiment.url)
+        log.info("W&B %s: %s", mode, experiment.url or f"`wandb sync {experiment.dir}/..` sends it later")
     return logger
 
 

