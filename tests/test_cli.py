@@ -138,8 +138,8 @@ def test_an_encoder_of_sentences(capsys, tmp_path: Path):
 def test_evaluate_a_model_on_a_file(capsys, monkeypatch, tmp_path: Path, tiny_gpt2: Path, short_text: Path):
     monkeypatch.setattr(sources.schema.DataConfig, "cache_dir", str(tmp_path / "unused"))
     tokenizer, model = AutoTokenizer.from_pretrained(tiny_gpt2), AutoModelForCausalLM.from_pretrained(tiny_gpt2)
-    corpus = text_corpus({"test": [str(short_text)]}, validation_percent=None, test_percent=None, cache_dir=tmp_path)
-    stream = tokenize(corpus, "test", tokenizer, separator="auto", word_starts=False, cache_dir=tmp_path)
+    corpus = text_corpus({"train": [str(short_text)]}, validation_percent=None, test_percent=None, cache_dir=tmp_path)
+    stream = tokenize(corpus, "train", tokenizer, separator="auto", word_starts=False, cache_dir=tmp_path)
     expected = evaluate(model, tokenizer, Clm(), stream, block_size=64)  # all its positions
     code, stdout, _ = call(capsys, "evaluate", tiny_gpt2, "--data", short_text, "--json", tmp_path / "figures.json")
     assert code == 0
@@ -243,7 +243,8 @@ evaluate GPT2 --data python_docs --text-column x              | --text-column=x:
 evaluate GPT2 --data python_docs --split dev                  | --split=dev: the data has no such split
 evaluate GPT2 --data TEXT --objective mlm                     | objective=mlm:
 evaluate GPT2 --data TEXT --json /nowhere/x.json              | --json=/nowhere/x.json: can't be written
-evaluate GPT2 --data ./missing*.txt                           | missing*.txt
+evaluate GPT2 --data ./missing*.txt                           | error: --data=./missing*.txt: no file matches
+evaluate GPT2 --data JSONL --text-column body                 | error: --text-column=body:
 evaluate CLM --objective mlm                                  | it is a causal language model
 evaluate CLM --revision main                                  | --revision=main: says nothing about the run's own data
 evaluate CLM --split dev                                      | --split=dev: the data has no such split
@@ -260,6 +261,8 @@ def test_refused(
     unfinished.mkdir()
     shutil.copy(runs["clm"] / "config.yaml", unfinished)
     places = {"CLM": runs["clm"], "MLM": runs["mlm"], "GPT2": tiny_gpt2, "BERT": tiny_bert, "TEXT": short_text}
+    (tmp_path / "a.jsonl").write_text('{"text": "a river"}\n')
+    places |= {"JSONL": tmp_path / "a.jsonl"}
     places |= {"HERE": tmp_path, "UNFINISHED": unfinished, "LONG": "word " * 60}
     code, stdout, stderr = call(capsys, *(places.get(word, word) for word in typed.split()))
     assert (code, stdout) == (2, "")

@@ -29,10 +29,10 @@ def short_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def stream_of(path: Path, tokenizer, word_starts: bool = False) -> TokenStream:
     cache = path.parent / "cache"
-    files = {"test": [str(path)]}
+    files = {"train": [str(path)]}
     corpus = text_corpus(files, validation_percent=None, test_percent=None, cache_dir=cache)
     return tokenize(
-        corpus, "test", tokenizer, separator="auto", word_starts=word_starts, cache_dir=cache, progress=False
+        corpus, "train", tokenizer, separator="auto", word_starts=word_starts, cache_dir=cache, progress=False
     )
 
 

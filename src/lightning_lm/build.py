@@ -21,6 +21,7 @@ from lightning_lm.data.masks import Masking
 from lightning_lm.data.module import TextDataModule
 from lightning_lm.data.tokenizers import train_tokenizer
 from lightning_lm.errors import refuse
+from lightning_lm.memory import keep_freed_blocks
 from lightning_lm.model import fit_together, load_config, load_model, load_tokenizer
 from lightning_lm.module import LanguageModel
 from lightning_lm.objectives import Objective
@@ -50,7 +51,8 @@ def build(cfg: schema.Config) -> Parts:
     Raises:
         Refused: something that it asks for can't be had.
     """
-    accelerator(cfg.hardware)
+    if accelerator(cfg.hardware) == "cpu":
+        keep_freed_blocks()
     corpus = build_corpus(cfg.data)
     tokenizer = build_tokenizer(cfg, corpus)
     objective = build_objective(cfg.objective, tokenizer)

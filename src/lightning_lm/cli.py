@@ -167,10 +167,14 @@ def evaluate(args: argparse.Namespace) -> None:
     stride = evaluation.check_windows(objective, block_size, args.stride)
     masking, cache_dir = getattr(objective, "masking", None), Path(data.cache_dir).expanduser()
     how = {"separator": data.separator, "word_starts": bool(masking and masking.whole_word), "cache_dir": cache_dir}
-    corpus = build.build_corpus(data)
-    if args.split not in corpus.keys:
-        raise refuse("--split", args.split, "the data has no such split", nearest(args.split, list(corpus.keys)))
-    stream = tokenize(corpus, args.split, tokenizer, **how)
+    split = "train" if args.data and isinstance(data, sources.schema.TextDataConfig) else args.split
+    try:
+        corpus = build.build_corpus(data)
+        if split not in corpus.keys:
+            raise refuse("--split", split, "the data has no such split", nearest(split, list(corpus.keys)))
+        stream = tokenize(corpus, split, tokenizer, **how)
+    except Refused as error:
+        raise (sources.as_typed(error, split) if args.data else error) from None
     sizes = {"block_size": block_size, "stride": stride}
     pace = {"batch_size": args.batch_size, "device": model.device}
     figures = evaluation.evaluate(model, tokenizer, objective, stream, **sizes, **pace)

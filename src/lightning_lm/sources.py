@@ -118,7 +118,7 @@ def data_config(
 
     Args:
         data: a path, a glob, ``python_docs``, ``wikitext2``, ``wikitext103``, or an id of the Hub.
-        split: which split will be asked for; it is the one that files are read as.
+        split: which split of it.
         own: the run's; it lends the separator and the cache.
         hub: ``text_column``, ``name`` and ``revision``, None where not given.
 
@@ -145,8 +145,16 @@ def data_config(
         _no_others(given, "local files", ("text_column",))
         if split not in SPLITS:
             raise refuse("--split", split, "no name for a split of local files", nearest(split, SPLITS))
-        return schema.TextDataConfig(**{split: data}, **given, **common)
+        return schema.TextDataConfig(train=data, **given, **common)  # the one split that a corpus must have
     return schema.HubDataConfig(path=data, splits={split: split}, **given, **common)
+
+
+def as_typed(error: Refused, split: str) -> Refused:
+    """The same problems, told to someone who typed arguments and not the settings of a training run."""
+    names = {f"data.{split}": "--data", "data.path": "--data", "data.text_column": "--text-column"}
+    names |= {"data.splits": "--split", f"data.splits.{split}": "--split"}
+    names |= {"data.name": "--name", "data.revision": "--revision"}
+    return Refused(*(replace(p, setting=names.get(p.setting, p.setting)) for p in error.problems))
 
 
 def _no_others(given: dict[str, str], what: str, fitting: tuple[str, ...]) -> None:

@@ -60,7 +60,7 @@ def text_corpus(
     hashes = fingerprints(paths, text_column, cache_dir)
     cuts = {split: percent for split, percent in cuts.items() if percent is not None}
     keys = {split: _hash("files", text_column, hashes[split]) for split in files}
-    whole = keys.get("train")
+    whole = keys["train"]
     keys |= {split: _hash("cut", whole, split, sorted(cuts.items())) for split in (["train", *cuts] if cuts else [])}
 
     @cache
@@ -129,8 +129,7 @@ def python_docs_corpus() -> Corpus:
 
 
 def _wrong_cuts(files: dict[str, list[str]], cuts: dict[str, float | None]) -> Iterator[Problem]:
-    # A corpus without training rows is of use too: for evaluation.
-    if not files.get("train") and (not files or any(percent is not None for percent in cuts.values())):
+    if not files.get("train"):
         yield Problem("data.train", "null", "no text to train on", "give a path or a glob, as data.train='my/*.txt'")
     for split, percent in cuts.items():
         if percent is None:
@@ -149,7 +148,7 @@ def _wrong_cuts(files: dict[str, list[str]], cuts: dict[str, float | None]) -> I
 def _bounds(total: int, cuts: dict[str, float]) -> dict[str, tuple[int, int]]:
     """First row, and the one after the last, of the training rows and of what is cut from their end."""
     bounds, end = {}, total
-    for split in sorted(cuts, reverse=True):  # validation comes before test
+    for split in sorted(cuts):  # from the end: the test rows, then those for validation before them
         first = max(0, end - max(1, round(total * cuts[split] / 100)))
         bounds[split], end = (first, end), first
     return {**bounds, "train": (0, end)}

@@ -95,7 +95,7 @@ def checked(rows: Iterable[object], where: str, column: str) -> Iterator[str]:
         yield row
 
 
-def batched(rows: Iterable[str], most: int = 4000, characters: int = 2**20) -> Iterator[list[str]]:
+def batched(rows: Iterable[str], most: int = 4000, characters: int = 2**17) -> Iterator[list[str]]:
     """Lists of rows, each ended by whichever limit it reaches first."""
     batch, size = [], 0
     for row in rows:

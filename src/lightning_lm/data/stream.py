@@ -96,13 +96,13 @@ def tokenize(
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """A hash of everything that decides which tokens a text becomes; where the tokenizer was loaded from does not."""
     if tokenizer.is_fast:
-        state = json.loads(tokenizer.backend_tokenizer.to_str())
-        state["truncation"] = state["padding"] = None  # left behind by whoever called the tokenizer last
+        # What comes before is the version, and the truncation and padding that the last call has left behind
+        state = tokenizer.backend_tokenizer.to_str().rpartition('"added_tokens":')[2]
     else:
         switches = {name: value for name, value in tokenizer.init_kwargs.items() if isinstance(value, bool)}
         state = [type(tokenizer).__name__, tokenizer.get_vocab(), switches]
     parts = [state, tokenizer.special_tokens_map, getattr(tokenizer, "split_special_tokens", False)]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]
 
 
 def _end_token(tokenizer: Any) -> int:

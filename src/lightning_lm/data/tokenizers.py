@@ -61,13 +61,13 @@ def _wordpiece(corpus: Corpus, vocab_size: int) -> Any:
     from transformers import BertTokenizer
 
     untrained = BertTokenizer(do_lower_case=False)
-    special, backend = list(untrained.get_vocab()), untrained.backend_tokenizer
+    special, backend = untrained.convert_ids_to_tokens(range(len(untrained))), untrained.backend_tokenizer
     alphabet = _alphabet(corpus, backend)
     inside = ["##" + c for c in alphabet if len(_words("a" + c, backend)) == 1]
     least = len(special) + len(alphabet) + len(inside)
     if vocab_size < least:
         wrong = f"too small for the {len(alphabet)} characters of the training text"
-        raise refuse("model.vocab_size", vocab_size, wrong, f"give more than {least}, such as 8000")
+        raise refuse("model.vocab_size", vocab_size, wrong, f"give {least} or more, such as 8000")
     trainer = WordPieceTrainer(
         vocab_size=vocab_size,
         special_tokens=special + inside,  # these are numbered in this order
