@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from lightning_lm.data.cache import build_once
@@ -120,10 +119,8 @@ def _encoded(batches: Iterator[list[str]], tokenizer: Any, special: bool, word_s
             raise refuse("objective.whole_word", True, wrong, "choose another model.tokenizer, or set it to false")
         plain = partial(tokenizer, add_special_tokens=special, verbose=False)
         return ((rows, [(ids, None, added) for ids in plain(rows)["input_ids"]]) for rows in batches)
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # a copy, so that the caller's stays as it is
-    backend.no_truncation()
-    backend.no_padding()
-    backend.encode_special_tokens = tokenizer.split_special_tokens
+    tokenizer("")  # a call without options switches truncation and padding off
+    backend = tokenizer.backend_tokenizer
     encode = backend.encode_batch if word_starts else backend.encode_batch_fast  # the fast one knows no words
     pairs = _ahead(partial(encode, add_special_tokens=special), batches)
     return ((rows, [(e.ids, e.word_ids if word_starts else None, added) for e in found]) for rows, found in pairs)
