@@ -292,7 +292,7 @@ def test_showing_is_no_run(arguments, tmp_path):
 def test_what_a_run_raises(raised, code, stderr, tmp_path):
     script = f"""import runpy, sys, types
 from lightning_lm.errors import refuse
-def train(config):
+def train(config, **_):
     raise {raised}
 sys.modules["lightning_lm.run"] = types.SimpleNamespace(train=train)
 sys.argv = ["train.py"]

@@ -229,15 +229,23 @@ def build_loggers(cfg: schema.Config, settings: dict[str, Any], run: Path, run_i
     loggers: list[Any] = [RunFolderLogger(run)]
     if cfg.logger.name == "wandb":
         wanted = cfg.logger
+        match cfg.data:
+            case schema.HubDataConfig():
+                data = cfg.data.name or cfg.data.path
+            case schema.TextDataConfig():
+                data = "text"
+            case _:
+                data = "python_docs"
+        tags = [Path(cfg.model.name_or_path or cfg.model.model_type).name, Path(data).name]
         loggers.append(
             wandb_logger(
                 run,
                 run_id,
                 project=wanted.project,
                 entity=wanted.entity,
-                name=cfg.name,
-                group=wanted.group,
-                tags=[*wanted.tags, cfg.objective.name],
+                name=cfg.name if run.name == cfg.name else f"{cfg.name}-{run.name}",
+                group=wanted.group or cfg.name,
+                tags=[*wanted.tags, cfg.objective.name, *tags],
                 config=settings,
             )
         )
@@ -268,6 +276,7 @@ def build_trainer(cfg: schema.Config, parts: Parts, run: Path, callbacks: list[A
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the data module deals out the batches
         enable_model_summary=False,
+        log_every_n_steps=1,  # Telemetry keeps the interval; this only silences a warning about short epochs
         logger=loggers,
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],

@@ -23,6 +23,7 @@ from lightning_lm.tracking import RunFolderLogger
 log = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 5  # left out of tokens per second
+SAMPLES_SHOWN = 500  # rows of the table in W&B; samples.csv has all
 
 
 def stepped(trainer: L.Trainer, batch_idx: int) -> bool:
@@ -31,11 +32,11 @@ def stepped(trainer: L.Trainer, batch_idx: int) -> bool:
 
 
 class Telemetry(Callback):
-    """Logs training figures at an interval, and keeps what the summary needs: time, speed, best validation."""
+    """Logs training figures at an interval, and keeps what the summary needs: time, speed, the latest validation."""
 
     def __init__(self, plan: Plan, block_size: int, every_n_steps: int):
         self.plan, self.block_size, self.every_n_steps = plan, block_size, every_n_steps
-        self.state = {"seconds": 0.0, "measured_tokens": 0, "measured_seconds": 0.0, "best": {}, "best_step": 0}
+        self.state = {"seconds": 0.0, "measured_tokens": 0, "measured_seconds": 0.0, "figures": {}}
         self._started = time.monotonic()
         self._training_seconds = 0.0  # since this process began, without validation and checkpoints
         self._resumed_at: float | None = None
@@ -114,15 +115,19 @@ class Telemetry(Callback):
         self._resumed_at = None  # the clock of training stops until the next batch
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
-        figures = pl_module.figures
-        loss, best = figures.get("val/loss", math.inf), self.state["best"].get("val/loss", math.inf)
-        if not self.state["best"] or loss < best:
-            self.state["best"], self.state["best_step"] = dict(figures), trainer.global_step
-        log.info(
-            "step %d: %s",
-            trainer.global_step,
-            ", ".join(f"{name.removeprefix('val/')} {value:.4g}" for name, value in figures.items()),
-        )
+        figures = self.state["figures"] = pl_module.figures  # the best checkpoint tells its own
+        self._log_evaluation(trainer, figures)
+        shown = ", ".join(f"{name.removeprefix('val/')} {value:.4g}" for name, value in figures.items())
+        log.info("step %d: %s", trainer.global_step, shown)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
+        self._log_evaluation(trainer, pl_module.figures)
+
+    def _log_evaluation(self, trainer: L.Trainer, figures: dict[str, float]) -> None:
+        step = trainer.global_step
+        place = {"tokens_seen": self.tokens_seen(step), "epoch": step / self.plan.steps}
+        for logger in trainer.loggers:
+            logger.log_metrics({**place, **figures}, step=step)
 
 
 class Budget(Callback):
@@ -167,9 +172,9 @@ class Samples(Callback):
             self.table.append({"step": trainer.global_step, "prompt": prompt, "text": text})
             log.info("    %s", " ".join(text.split()))
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                rows = [[trainer.global_step, p, t] for p, t in zip(prompts, texts, strict=True)]
-                logger.log_text("samples", columns=["step", "prompt", "text"], data=rows)
+            if isinstance(logger, WandbLogger):  # the dashboard shows the last table: let it hold the earlier ones too
+                rows = [[int(row["step"]), row["prompt"], row["text"]] for row in self.table.rows()[-SAMPLES_SHOWN:]]
+                logger.log_text("samples", columns=self.table.columns, data=rows, step=trainer.global_step)
 
 
 class RandomState(Callback):

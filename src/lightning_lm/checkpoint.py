@@ -23,7 +23,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         os.replace(scratch, path)
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Put the weights of a checkpoint of ``LanguageModel`` into its model."""
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+def load_weights(model: nn.Module, path: Path) -> dict[str, Any]:
+    """Put the weights of a checkpoint of ``LanguageModel`` into its model; returns the checkpoint."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    state = checkpoint["state_dict"]
     model.load_state_dict({n.removeprefix("model."): v for n, v in state.items() if n.startswith("model.")})
+    return checkpoint

@@ -11,7 +11,9 @@ from lightning_lm.verify import verify
 
 log = logging.getLogger(__name__)
 
+SETTING = "trainer.push_to_hub"
 LOGIN = "log in with `hf auth login` or set HF_TOKEN"
+UNREACHABLE = "use local files (a folder as model.name_or_path, data=text data.train=FILE) or experiment=quickstart"
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # both are huggingface_hub's
 
 
@@ -54,6 +56,37 @@ def go_offline_if_unreachable() -> bool:
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     log.warning("%s can't be reached: going on with what is in the local cache", endpoint())
     return False
+
+
+def check_before_training(models: dict[str, str], repo: str | None, *, online: bool) -> None:
+    """Refuse what the Hub can't give or take, while nothing heavy is imported and nothing computed.
+
+    Args:
+        models: setting → Hub id of a model or tokenizer that the run needs.
+        repo: where the finished model is to go, if anywhere.
+        online: whether the Hub can be used, as ``go_offline_if_unreachable`` told.
+
+    Raises:
+        Refused: a model is neither cached nor within reach, nobody is logged in, or the Hub doesn't take the token.
+    """
+    from huggingface_hub import constants, get_token
+    from huggingface_hub.file_download import repo_folder_name
+
+    problems = []
+    for setting, name in models.items() if not online else ():
+        folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model"), "snapshots")
+        if not folder.is_dir():
+            wrong = f"it isn't in the local cache, and {endpoint()} can't be reached"
+            problems.append(Problem(setting, name, wrong, UNREACHABLE))
+    if repo is not None and not online:
+        remedy = "check the network, or leave it out and push later with `lightning-lm push`"
+        problems.append(Problem(SETTING, repo, f"{endpoint()} can't be reached", remedy))
+    if repo is not None and not get_token():
+        problems.append(Problem(SETTING, repo, "nobody is logged in to the Hub", LOGIN))
+    if problems:
+        raise Refused(*problems)
+    if repo is not None:
+        _check_token(repo)
 
 
 def push(run: Path, repo: str, *, private: bool = False, dry_run: bool = False) -> str:
@@ -109,6 +142,16 @@ def _check(export: Path, repo: str, dry_run: bool) -> None:
         raise Refused(*problems)
 
 
+def _check_token(repo: str) -> None:
+    import httpx2
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi(endpoint=endpoint()).whoami()
+    except (httpx2.HTTPError, OSError) as error:
+        raise _refused(repo, error, SETTING) from error
+
+
 def _upload(run: Path, repo: str, private: bool) -> str:
     import httpx2
     from huggingface_hub import HfApi
@@ -126,9 +169,9 @@ def _upload(run: Path, repo: str, private: bool) -> str:
     return str(url)
 
 
-def _refused(repo: str, error: Exception) -> Refused:
+def _refused(repo: str, error: Exception, setting: str = "repo") -> Refused:
     status = getattr(getattr(error, "response", None), "status_code", None)
     remedies = {401: f"the token isn't valid: {LOGIN}", 403: "choose a repo that your token may write to"}
     words = getattr(error, "server_message", None) or str(error) or type(error).__name__
     wrong = f"the Hub said {status}: {words}" if status else words
-    return refuse("repo", repo, " ".join(wrong.split()), remedies.get(status, "try again later"))
+    return refuse(setting, repo, " ".join(wrong.split()).rstrip("."), remedies.get(status, "try again later"))

@@ -63,15 +63,14 @@ class LanguageModel(L.LightningModule):
         self.eval_nll.update(nll, hits, **text)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_figures("val")
+        self._keep_figures("val")
 
     def on_test_epoch_end(self) -> None:
-        self._log_figures("test")
+        self._keep_figures("test")
 
-    def _log_figures(self, split: str) -> None:
+    def _keep_figures(self, split: str) -> None:
         self.figures = {f"{split}/{name}": value for name, value in self.eval_nll.compute().items()}
         self.eval_nll.reset()
         for name, value in self.figures.items():  # for checkpoints, early stopping and the progress bar
-            self.log(name, value, logger=False, prog_bar=name in ("val/loss", "val/perplexity"))
-        for logger in self.loggers:  # under the optimiser step, which Lightning's own counter differs from
-            logger.log_metrics(self.figures, step=self.trainer.global_step)
+            exact = torch.tensor(value, dtype=torch.float64)
+            self.log(name, exact, logger=False, prog_bar=name in ("val/loss", "val/perplexity"))

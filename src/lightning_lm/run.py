@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from tqdm import tqdm
 
 from lightning_lm.checks import check
 from lightning_lm.config import Config, HubDataConfig
-from lightning_lm.errors import Diverged
+from lightning_lm.errors import Diverged, Refused
 from lightning_lm.folder import read_json, same_settings, write_json
-from lightning_lm.hub import go_offline_if_unreachable
+from lightning_lm.hub import check_before_training, go_offline_if_unreachable, push
 from lightning_lm.summary import show_ledger, show_summary
 
 log = logging.getLogger(__name__)
@@ -36,19 +37,25 @@ def train(job: Config, *, run_test: bool = True) -> float:
         The best validation loss in nats per token.
 
     Raises:
-        Refused: before anything is spent or written, with all that is wrong.
+        Refused: before anything is spent or written, with all that is wrong; or the finished run can't be pushed.
     """
     check(job)
     settings = OmegaConf.to_container(OmegaConf.structured(job), enum_to_str=True)
     run = Path(job.run_dir)
     same_settings(run, settings)
     with logging_to(run / "train.log") as keep_log:
-        summary = read_json(run / "summary.json")
-        if summary is None or summary["status"] != "finished":
-            if any(_on_hub(name) for name in (job.model.name_or_path, job.model.tokenizer, _dataset(job))):
-                go_offline_if_unreachable()
+        summary, repo = read_json(run / "summary.json"), job.trainer.push_to_hub
+        if summary is not None and summary["status"] == "finished":
+            repo = None
+        else:
+            wanted = {f"model.{key}": getattr(job.model, key) for key in ("name_or_path", "tokenizer")}
+            models = {setting: name for setting, name in wanted.items() if _on_hub(name)}
+            if models or repo or _on_hub(_dataset(job)):
+                check_before_training(models, repo, online=go_offline_if_unreachable())
             summary = _train(job, settings, run, run_test, keep_log)
         log.info("%s", show_summary(summary, job.objective.name, run))
+        if repo is not None:
+            _push(run, repo)
         return summary["val/loss"]
 
 
@@ -57,56 +64,79 @@ def _train(
 ) -> dict[str, Any]:
     warnings.filterwarnings("ignore", message=".*treespec", module="lightning")  # torch's, about Lightning's own code
     warnings.filterwarnings("ignore", message="Checkpoint directory .* not empty")  # how a run goes on
-    from lightning_lm import build, export, folder, optim, plots, tracking  # torch, Lightning, transformers: only now
-    from lightning_lm.checkpoint import load_weights
+    warnings.filterwarnings("ignore", message="It is recommended to use .*sync_dist")  # the metric has done so
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from lightning_lm import build, folder, optim, tracking  # torch, Lightning and transformers: only now
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    first = rank_zero_only.rank == 0  # of several processes one tells and writes
+    if not first:
+        logging.getLogger("lightning_lm").setLevel(logging.ERROR)
     parts = build.build(job)
     ledger = parts.data.ledger()
     folder.same_text(run, ledger)
-    run.mkdir(parents=True, exist_ok=True)
-    keep_log()
     run_id = (read_json(run / "environment.json") or {}).get("wandb_run_id") or secrets.token_hex(4)
-    write_json(run / "environment.json", folder.environment(wandb_run_id=run_id))
-    write_json(run / "ledger.json", ledger)
-    (run / "config.yaml").write_text(OmegaConf.to_yaml(settings), encoding="utf-8")
+    if first:
+        run.mkdir(parents=True, exist_ok=True)
+        keep_log()
+        write_json(run / "environment.json", folder.environment(wandb_run_id=run_id))
+        write_json(run / "ledger.json", ledger)
+        (run / "config.yaml").write_text(OmegaConf.to_yaml(settings), encoding="utf-8")
     log.info("%s", show_ledger(ledger))
     log.info("%s", optim.describe(parts.model, build.table(job.optimizer), job.optimizer.weight_decay))
-
     summary: dict[str, Any] = {"status": "failed"}
     try:
-        callbacks, telemetry, budget = build.build_callbacks(job, parts, run)
         loggers = build.build_loggers(job, settings, run, run_id)
-        module = build.build_module(job, parts, budget)
-        trainer = build.build_trainer(job, parts, run, callbacks, loggers)
-        last, best = run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt"
-        trainer.fit(module, datamodule=parts.data, ckpt_path=last if last.exists() else None, weights_only=True)
-        steps = trainer.global_step
-        load_weights(parts.model, best)
-        figures = dict(telemetry.state["best"])
-        if run_test and "test" in parts.data.streams:
-            trainer.test(module, datamodule=parts.data, verbose=False)
-            figures |= module.figures
-        export.export(run, parts.model, parts.tokenizer, parts.data)
-        summary = {
-            **figures,
-            "tokens_seen": telemetry.tokens_seen(steps),
-            "tokens_per_second": telemetry.tokens_per_second,
-            "seconds": telemetry.seconds,
-            "steps": steps,
-            "best_step": telemetry.state["best_step"],
-            "parameters": parts.model.num_parameters(),
-            "world_size": trainer.world_size,
-            "status": "finished",
-        }
-        plots.write(run, parts.objective.perplexity_label)
+        summary = _fit(job, parts, run, run_test, loggers, first)
     except Diverged:
         summary = {"status": "diverged"}
         raise
     finally:
-        write_json(run / "summary.json", summary)
+        if first:
+            write_json(run / "summary.json", summary)
         tracking.finish_wandb(summary)
     return summary
+
+
+def _fit(job: Config, parts: Any, run: Path, run_test: bool, loggers: list[Any], first: bool) -> dict[str, Any]:
+    """Train, score the best checkpoint, and, in the first process, export it; returns the summary."""
+    from lightning_lm import build, export, plots
+    from lightning_lm.checkpoint import load_weights
+
+    callbacks, telemetry, budget = build.build_callbacks(job, parts, run)
+    module = build.build_module(job, parts, budget)
+    trainer = build.build_trainer(job, parts, run, callbacks, loggers)
+    last = run / "checkpoints" / "last.ckpt"
+    trainer.fit(module, datamodule=parts.data, ckpt_path=last if last.exists() else None, weights_only=True)
+    steps = trainer.global_step
+    best = load_weights(parts.model, run / "checkpoints" / "best.ckpt")
+    figures = dict(best["callbacks"]["Telemetry"]["figures"])
+    if run_test and "test" in parts.data.streams:
+        trainer.test(module, datamodule=parts.data, verbose=False)
+        figures |= module.figures
+    if first:
+        export.export(run, parts.model, parts.tokenizer, parts.data)
+        plots.write(run, parts.objective.perplexity_label)
+    return {
+        **figures,
+        "tokens_seen": telemetry.tokens_seen(steps),
+        "tokens_per_second": telemetry.tokens_per_second,
+        "seconds": telemetry.seconds,
+        "steps": steps,
+        "best_step": best["global_step"],
+        "parameters": parts.model.num_parameters(),
+        "world_size": trainer.world_size,
+        "status": "finished",
+    }
+
+
+def _push(run: Path, repo: str) -> None:
+    again = f"the run is finished, and `lightning-lm push {run} --repo {repo}` tries again"
+    try:
+        log.info("pushed to %s", push(run, repo))
+    except Refused as error:
+        raise Refused(*(replace(p, remedy=f"{p.remedy}; {again}") for p in error.problems)) from error
 
 
 def _dataset(job: Config) -> str | None:

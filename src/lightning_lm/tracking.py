@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lightning_lm.errors import refuse
 from lightning_lm.folder import Table
 
 log = logging.getLogger(__name__)
@@ -45,6 +48,17 @@ class RunFolderLogger(Logger):
         """The run folder's config.yaml has them."""
 
 
+def wandb_mode() -> str:
+    """What ``WANDB_MODE`` or W&B's settings file asks for; online only where a key is configured, else offline."""
+    import wandb
+
+    settings = wandb.setup(wandb.Settings(silent=True)).settings  # no banners, and no question for a key
+    mode = os.environ.get("WANDB_MODE") or settings.mode
+    if mode in ("offline", "dryrun", "disabled"):
+        return mode
+    return mode if wandb.login(prompt=False, verify=False) else "offline"
+
+
 def wandb_logger(
     run: Path,
     run_id: str,
@@ -52,44 +66,61 @@ def wandb_logger(
     project: str,
     entity: str | None,
     name: str,
-    group: str | None,
+    group: str,
     tags: list[str],
     config: dict[str, Any],
 ) -> WandbLogger:
-    """A W&B run that a later start with the same id continues: online where a key is configured, else offline."""
+    """A W&B run that a later start with the same id continues.
+
+    Offline, every start writes a part of its own under the same id, which ``wandb sync`` sends in order of time. Steps
+    that were done again after a cut-off are in it twice, at the same ``trainer/global_step``.
+
+    Raises:
+        Refused: W&B doesn't start, or doesn't take the key or the project.
+    """
     import wandb
 
-    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
-    logger = WandbLogger(
-        project=project,
-        entity=entity,
-        name=name,
-        group=group,
-        tags=tags,
-        id=run_id,
-        resume="allow",
-        job_type="train",
-        save_dir=str(run),
-        mode=mode,
-        config=config,
-        settings=wandb.Settings(silent=True),
-    )
-    experiment = logger.experiment
+    if rank_zero_only.rank == 0 and wandb.run is not None:
+        log.warning("W&B: the run %s, still open in this process, is ended", wandb.run.id)
+        wandb.finish()  # WandbLogger would write into it
+    try:
+        mode = wandb_mode()
+        logger = WandbLogger(
+            project=project,
+            entity=entity,
+            name=name[:128],  # W&B's limits
+            group=group[:128],
+            tags=[tag[:64] for tag in dict.fromkeys(tags) if tag],
+            id=run_id,
+            resume="allow",
+            job_type="train",
+            save_dir=str(run),
+            mode=mode,
+            config=config,
+            settings=wandb.Settings(silent=True),
+        )
+        experiment = logger.experiment
+    except (wandb.Error, OSError) as error:
+        wrong = f"W&B did not start: {' '.join(str(error).split())}"
+        raise refuse("logger", "wandb", wrong, "set WANDB_MODE=offline, or use logger=none") from error
     if rank_zero_only.rank == 0 and mode != "disabled":
         for split in ("val", "test"):  # the summary keeps the best, not the last
             for figure in EVALUATED:
-                experiment.define_metric(f"{split}/{figure}", summary="max" if figure == "accuracy" else "min")
-        log.info("W&B %s: %s", mode, experiment.url or f"`wandb sync {experiment.dir}/..` sends it later")
+                best = "max" if figure == "accuracy" else "min"
+                experiment.define_metric(f"{split}/{figure}", step_metric="trainer/global_step", summary=best)
+        parts = shlex.quote(str(Path(experiment.sync_dir).parent))
+        offline = mode in ("offline", "dryrun")  # a run that is offline warns when asked for its url
+        log.info("W&B %s", f"offline: `wandb sync {parts}` sends the run later" if offline else f"at {experiment.url}")
     return logger
 
 
-def finish_wandb(summary: dict[str, Any] | None) -> None:
-    """End the process's W&B run, if there is one: with the run's final figures, or, without them, as failed."""
-    import sys
-
+def finish_wandb(summary: dict[str, Any]) -> None:
+    """End the process's W&B run, if there is one, with the run's last figures; failed unless they say "finished"."""
     wandb = sys.modules.get("wandb")
     if wandb is None or wandb.run is None:
         return
-    if summary is not None:
+    try:
         wandb.run.summary.update(summary)
-    wandb.finish(exit_code=0 if summary is not None else 1)
+        wandb.finish(exit_code=0 if summary["status"] == "finished" else 1)
+    except Exception as error:  # the run folder has it all, and what really went wrong must show
+        log.warning("W&B: the run could not be ended: %s", error)
