@@ -220,7 +220,9 @@ def build_callbacks(cfg: schema.Config, parts: Parts, run: Path) -> tuple[list[L
     callbacks.append(Samples(run, parts.tokenizer, cfg.seed))
     if trainer.patience is not None:
         callbacks.append(EarlyStopping("val/loss", patience=trainer.patience))
-    best = ModelCheckpoint(checkpoints, "best", monitor="val/loss", enable_version_counter=False)
+    best = ModelCheckpoint(
+        checkpoints, "best", monitor="val/loss", enable_version_counter=False, save_on_train_epoch_end=False
+    )
     callbacks += [best, LastCheckpoint(checkpoints, trainer.checkpoint_every_n_steps, trainer.val_every_n_steps)]
     return callbacks, telemetry, budget
 

@@ -64,6 +64,7 @@ def _train(
 ) -> dict[str, Any]:
     warnings.filterwarnings("ignore", message=".*treespec", module="lightning")  # torch's, about Lightning's own code
     warnings.filterwarnings("ignore", message="Checkpoint directory .* not empty")  # how a run goes on
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint")  # our batches know where they stand
     warnings.filterwarnings("ignore", message="It is recommended to use .*sync_dist")  # the metric has done so
     from lightning.pytorch.utilities import rank_zero_only
 
