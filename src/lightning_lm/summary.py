@@ -1,5 +1,8 @@
 """What a run tells people: the ledger at its start, the figures at its end."""
 
+import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,4 +37,6 @@ def show_summary(summary: dict[str, Any], objective: str, run: Path) -> str:
     ]
     use = f"generate {run} --prompt 'The'" if objective == "clm" else f"fill-mask {run} --text 'The <mask> is'"
     commands = (use, f"evaluate {run} --split test", f"push {run} --repo NAME --dry-run")
-    return "\n".join([*lines, *(f"  lightning-lm {command}" for command in commands)])
+    installed = os.path.relpath(Path(sys.executable).parent / "lightning-lm")
+    program = "lightning-lm" if shutil.which("lightning-lm") else installed
+    return "\n".join([*lines, *(f"  {program} {command}" for command in commands)])
