@@ -137,18 +137,21 @@ def build_optimizer(
     momentum: float = 0.95,
     fused: bool = False,
 ) -> Optimizer:
-    """AdamW (Loshchilov & Hutter, 2019) with rate ``lr``, and Muon with rate ``muon_lr`` for the rows that name it."""
+    """AdamW (Loshchilov & Hutter, 2019) with rate ``lr``, and Muon with rate ``muon_lr`` for the rows that name it.
+
+    Muon's groups come first, so that the first group's rate is the one that ``optimizer.lr`` sets.
+    """
     groups: dict[str, list[dict]] = {"adamw": [], "muon": []}
     for row, members in sort_parameters(model, table):
         if members:
             decay = weight_decay if row.decay else 0.0
             groups[row.optimizer].append({"params": [p for _, p in members], "weight_decay": decay})
     made: list[Optimizer] = []
-    if groups["adamw"]:
-        made.append(AdamW(groups["adamw"], lr=lr, betas=betas, eps=eps, fused=fused))
     if groups["muon"]:
         kind = CpuMuon if next(model.parameters()).device.type == "cpu" else Muon
         made.append(kind(groups["muon"], lr=muon_lr, momentum=momentum))
+    if groups["adamw"]:
+        made.append(AdamW(groups["adamw"], lr=lr, betas=betas, eps=eps, fused=fused))
     return made[0] if len(made) == 1 else Together(made)
 
 

@@ -6,6 +6,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.ticker import LogLocator  # noqa: E402
 
 from lightning_lm.folder import Table  # noqa: E402
 
@@ -49,8 +50,9 @@ def _draw(path: Path, series: dict[str, Series], lines: dict[str, str], label: s
     axes.set(xlabel="optimiser step", ylabel=label)
     if logarithmic:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:.4g}")
-        axes.yaxis.set_minor_formatter("{x:.4g}")
+        axes.yaxis.set_minor_formatter("")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if len(lines) > 1:
