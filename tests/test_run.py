@@ -9,7 +9,7 @@ import torch
 from conftest import compose
 
 from lightning_lm import build
-from lightning_lm.errors import Diverged
+from lightning_lm.errors import Diverged, Refused
 from lightning_lm.run import train
 
 FILES = (
@@ -148,3 +148,60 @@ def test_what_maps_the_text_again(tiny_gpt2, text, tmp_path, caplog, monkeypatch
     assert mapped("model.pretrained=false", "model.tokenizer=train", "model.vocab_size=300") > 0, "another tokenizer"
     copy.write_bytes(text.read_bytes() + b"one more line\n")
     assert mapped() > 0, "another text"
+
+
+def test_low_precision_weights_leave_the_sums_exact(tiny_gpt2, text, tmp_path):
+    more = ["hardware.precision=bf16-true", "trainer.max_steps=2", "trainer.limit_val_batches=20"]
+    summary, _, _ = run(tiny_gpt2, text, tmp_path / "run", *more)
+    exact, _, _ = run(tiny_gpt2, text, tmp_path / "exact", *more[1:])
+    assert summary["val/loss"] == pytest.approx(exact["val/loss"], rel=5e-3)
+    words = [s["val/loss"] / s["val/bits_per_byte"] for s in (summary, exact)]  # tokens per byte, but for a constant
+    assert words[0] == pytest.approx(words[1], rel=1e-12)
+
+
+def test_a_run_cut_off_after_its_early_stop_trains_no_further(tiny_gpt2, text, tmp_path):
+    more = ["optimizer.lr=1e-12", "trainer.patience=1", "trainer.max_epochs=9", "scheduler=constant"]
+    more += [f"data.test={text}", "trainer.limit_test_batches=1"]
+    first, rows, _ = run(tiny_gpt2, text, tmp_path / "run", *more)
+    (tmp_path / "run" / "summary.json").unlink()
+    again, rows_again, _ = run(tiny_gpt2, text, tmp_path / "run", *more)
+    assert first["steps"] == again["steps"] < 45 and first["test/loss"] == again["test/loss"]
+    assert [row["test/loss"] for row in rows] == [row["test/loss"] for row in rows_again]
+
+
+def test_the_profiler_leaves_a_trace(tiny_gpt2, text, tmp_path):
+    run(tiny_gpt2, text, tmp_path / "run", "trainer.profiler=true", f"data.test={text}", "trainer.limit_test_batches=1")
+    assert any(path.stat().st_size > 10_000 for path in (tmp_path / "run" / "profile").glob("*.json"))
+
+
+def test_sampling_stays_within_the_models_positions(tiny_gpt2, text, tmp_path):
+    run(tiny_gpt2, text, tmp_path / "run", "objective.prompts=['the river']", "objective.preview_tokens=500")
+    assert "the river" in (tmp_path / "run" / "samples.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "setting"),
+    [
+        (["optimizer.groups=[{ndim: 1}]"], "optimizer.groups"),
+        (["scheduler.warmup=16"], "scheduler.warmup"),
+        (["scheduler=wsd", "scheduler.warmup=8", "scheduler.decay=8"], "scheduler.warmup"),
+        (["trainer.profiler=true", "trainer.max_epochs=1"], "trainer.profiler"),
+        (["objective.prompts=['" + "the river " * 70 + "']"], "objective.prompts"),
+        (["data.block_size=65"], "data.block_size"),
+        (["data.validation=ONE"], "data.validation"),
+        (["model.config.n_layers=3"], "model.config.n_layers"),
+        (["model.config.n_embd=48"], "model.config"),
+        (["objective=mlm"], "objective"),
+        (["hardware.accelerator=gpu"], "hardware.accelerator"),
+    ],
+)
+def test_what_only_the_parts_can_tell_is_refused_before_anything_is_written(tiny_gpt2, text, tmp_path, more, setting):
+    (tmp_path / "one.txt").write_text("a")
+    more = [m.replace("ONE", str(tmp_path / "one.txt")) for m in more]
+    if setting == "hardware.accelerator" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(Refused) as refused:
+        train(compose(*settings(tiny_gpt2, text, tmp_path / "run", *more)))
+    assert setting in [problem.setting for problem in refused.value.problems]
+    assert "\n" not in str(refused.value.problems[0])
+    assert not (tmp_path / "run").exists()

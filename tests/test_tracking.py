@@ -214,7 +214,7 @@ def test_a_failed_run_is_finished_as_failed(error, raised, tiny_gpt2, text, tmp_
     assert wandb.run is None
     run = only(tmp_path / "run")
     assert run.exit_code == 1
-    assert run.summary["status"] == "failed"
+    assert run.summary["status"] == ("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
     assert [row["step"] for row in as_rows(run.history) if "train/loss" in row] == [1, 2, 3]
     best = min(row["val/loss"] for row in rows(tmp_path / "run") if "val/loss" in row)
     assert run.summary["val/loss"] == {"min": best}  # kept by W&B while the run goes on

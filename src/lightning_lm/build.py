@@ -3,7 +3,8 @@
 import math
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,19 @@ from lightning_lm.data.corpus import Corpus, hub_corpus, python_docs_corpus, tex
 from lightning_lm.data.masks import Masking
 from lightning_lm.data.module import TextDataModule
 from lightning_lm.data.tokenizers import train_tokenizer
-from lightning_lm.errors import refuse
+from lightning_lm.errors import Refused, refuse
+from lightning_lm.inference import encode_masked, encode_prompts
 from lightning_lm.memory import keep_freed_blocks
 from lightning_lm.model import fit_together, load_config, load_model, load_tokenizer
 from lightning_lm.module import LanguageModel
 from lightning_lm.objectives import Objective
 from lightning_lm.objectives.clm import Clm
 from lightning_lm.objectives.mlm import Mlm
-from lightning_lm.optim import Row, build_optimizer, build_scheduler
+from lightning_lm.optim import Row, build_optimizer, build_scheduler, share_or_steps, sort_parameters
 from lightning_lm.tracking import RunFolderLogger, wandb_logger
 
 DEFAULT_EPOCHS = 3  # where no duration is named
+PROFILED_STEPS = 10
 TIMED_STEPS = 10_000  # resolution of a schedule that follows the clock
 
 
@@ -60,7 +63,30 @@ def build(cfg: schema.Config) -> Parts:
     data.prepare_data()
     L.seed_everything(cfg.seed, verbose=False)
     model = build_model(cfg, tokenizer, objective)
-    return Parts(tokenizer, objective, data, model, total_steps(cfg.trainer, data))
+    max_steps = total_steps(cfg.trainer, data)
+    check_parts(cfg, tokenizer, model, max_steps)
+    return Parts(tokenizer, objective, data, model, max_steps)
+
+
+def check_parts(cfg: schema.Config, tokenizer: Any, model: nn.Module, max_steps: int) -> None:
+    """Refuses what can be told only now: prompts, rows for parameters, and phases longer than the run."""
+    encode = encode_masked if cfg.objective.name == "mlm" else partial(encode_prompts, new_tokens=1)
+    try:
+        encode(model, tokenizer, cfg.objective.prompts)
+    except Refused as error:
+        raise Refused(*(replace(p, setting="objective.prompts") for p in error.problems)) from error
+    try:
+        sort_parameters(model, table(cfg.optimizer))
+    except ValueError as error:
+        raise refuse("optimizer.groups", "…", str(error), "end the table with {decay: true}") from error
+    schedule = cfg.scheduler
+    phases = [schedule.warmup] + [schedule.decay] * (schedule.name == "wsd")
+    steps = sum(share_or_steps(phase, max_steps) for phase in phases)
+    if cfg.trainer.max_minutes is None and steps > max(max_steps, 1):
+        wrong = f"warmup and decay take {steps} of the run's {max_steps} steps"
+        raise refuse("scheduler.warmup", schedule.warmup, wrong, "shorten them, or the run is too short")
+    if cfg.trainer.profiler and max_steps < PROFILED_STEPS:
+        raise refuse("trainer.profiler", True, f"the run has only {max_steps} steps", f"give it {PROFILED_STEPS}")
 
 
 def accelerator(hardware: schema.HardwareConfig) -> str:
@@ -118,7 +144,7 @@ def build_objective(objective: schema.ObjectiveConfig, tokenizer: Any) -> Object
                 objective.mlm_probability,
                 objective.whole_word,
                 tokenizer.mask_token_id,
-                len(tokenizer),
+                max(tokenizer.get_vocab().values()) + 1,
                 tuple(tokenizer.all_special_ids),
             )
             return Mlm(masking, objective.prompts)
@@ -205,7 +231,7 @@ def build_module(cfg: schema.Config, parts: Parts, budget: Budget) -> LanguageMo
             warmup=schedule.warmup,
             decay=schedule.decay,
             total_steps=TIMED_STEPS if timed else parts.max_steps,
-            progress=(lambda: budget.share_spent) if timed else None,
+            progress=(lambda: max(budget.share_spent, budget.telemetry.steps / parts.max_steps)) if timed else None,
         )
         return optimizer, scheduler
 
@@ -216,10 +242,10 @@ def build_callbacks(cfg: schema.Config, parts: Parts, run: Path) -> tuple[list[L
     trainer, checkpoints = cfg.trainer, run / "checkpoints"
     telemetry = Telemetry(parts.data.plan("train"), cfg.data.block_size, trainer.log_every_n_steps)
     budget = Budget(telemetry, parts.max_steps, trainer.max_minutes)
-    callbacks: list[L.Callback] = [TQDMProgressBar(refresh_rate=10), RandomState(), telemetry, budget]
+    callbacks: list[L.Callback] = [TQDMProgressBar(refresh_rate=10), RandomState(), budget, telemetry]
     callbacks.append(Samples(run, parts.tokenizer, cfg.seed))
     if trainer.patience is not None:
-        callbacks.append(EarlyStopping("val/loss", patience=trainer.patience))
+        callbacks.append(EarlyStopping("val/loss", patience=trainer.patience, check_on_train_epoch_end=False))
     best = ModelCheckpoint(
         checkpoints, "best", monitor="val/loss", enable_version_counter=False, save_on_train_epoch_end=False
     )
@@ -260,7 +286,7 @@ def build_trainer(cfg: schema.Config, parts: Parts, run: Path, callbacks: list[A
     by_step = trainer.val_every_n_steps
     profiler = None
     if trainer.profiler:
-        steps = torch.profiler.schedule(wait=2, warmup=2, active=6)
+        steps = torch.profiler.schedule(wait=2, warmup=2, active=PROFILED_STEPS - 4)
         profiler = PyTorchProfiler(run / "profile", "trace", schedule=steps, export_to_chrome=True)
     return L.Trainer(
         default_root_dir=run,

@@ -40,7 +40,8 @@ class Telemetry(Callback):
         self._started = time.monotonic()
         self._training_seconds = 0.0  # since this process began, without validation and checkpoints
         self._resumed_at: float | None = None
-        self._steps = 0
+        self.steps = 0  # optimiser steps of the run
+        self._timed = 0  # of this process
         self._logged = (0, 0.0)  # tokens and training seconds at the last log
 
     def tokens_seen(self, steps: int) -> int:
@@ -82,20 +83,20 @@ class Telemetry(Callback):
         now = time.monotonic()
         spent, self._resumed_at = now - self._resumed_at, now
         self._training_seconds += spent
-        self._steps += 1
-        if self._steps > WARM_UP_STEPS:
+        self.steps = step
+        self._timed += 1
+        if self._timed > WARM_UP_STEPS:
             self.state["measured_tokens"] += self.tokens_seen(step) - self.tokens_seen(step - 1)
             self.state["measured_seconds"] += spent
-        if step % self.every_n_steps == 0:
+        if step % self.every_n_steps == 0 or trainer.should_stop:
             self._log(trainer, pl_module, step)
 
     def _log(self, trainer: L.Trainer, pl_module: LanguageModel, step: int) -> None:
-        figures = pl_module.train_nll.compute()
+        loss = pl_module.train_nll.compute().get("loss")  # there is none where no token was labelled
         pl_module.train_nll.reset()
-        loss = figures["loss"]
-        if not math.isfinite(loss):
-            rate = trainer.lr_scheduler_configs[0].scheduler.get_last_lr()[0]
-            raise Diverged("optimizer.lr", rate, f"the loss is {loss} at step {step}")
+        if loss is None:
+            return
+        self._check(trainer, "training", loss)
         tokens, seconds = self.tokens_seen(step), self._training_seconds
         figures = {
             "train/loss": loss,
@@ -116,9 +117,16 @@ class Telemetry(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         figures = self.state["figures"] = pl_module.figures  # the best checkpoint tells its own
+        self._check(trainer, "validation", figures["val/loss"])
         self._log_evaluation(trainer, figures)
-        shown = ", ".join(f"{name.removeprefix('val/')} {value:.4g}" for name, value in figures.items())
+        names = {"val/perplexity": pl_module.objective.perplexity_label}
+        shown = ", ".join(f"{names.get(n, n.removeprefix('val/'))} {value:.4g}" for n, value in figures.items())
         log.info("step %d: %s", trainer.global_step, shown)
+
+    def _check(self, trainer: L.Trainer, kind: str, loss: float) -> None:
+        if not math.isfinite(loss):
+            rate = trainer.lr_scheduler_configs[0].scheduler.base_lrs[0]
+            raise Diverged("optimizer.lr", rate, f"the {kind} loss is {loss} at step {trainer.global_step}")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         self._log_evaluation(trainer, pl_module.figures)
@@ -140,6 +148,10 @@ class Budget(Callback):
     def share_spent(self) -> float:
         """Of the time budget, 0 to 1."""
         return min(1.0, self.telemetry.seconds / (60 * self.max_minutes))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
+        """A run that was cut off after its early stop has nothing left to train."""
+        trainer.should_stop |= any(c.wait_count >= c.patience for c in trainer.early_stopping_callbacks)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: LanguageModel, outputs: Any, batch: Any, batch_idx: int

@@ -128,6 +128,8 @@ def text(d: TextDataConfig) -> Iterator[Problem]:
 
 
 def prompts(cfg: Config) -> Iterator[Problem]:
+    if "" in cfg.objective.prompts:
+        yield Problem("objective.prompts", cfg.objective.prompts, "an empty prompt", "give it words, or leave it out")
     prompts = cfg.objective.prompts if isinstance(cfg.objective, MlmConfig) else []
     if bare := [prompt for prompt in prompts if MASK not in prompt]:
         remedy = f"write {MASK} where the model shall fill in, whatever the tokenizer's mask token"
@@ -157,6 +159,9 @@ def scheduler(cfg: Config) -> Iterator[Problem]:
         if steps is not None and share_or_steps(value) and 1 <= steps < value:
             remedy = f"give {steps} steps at most, or a share such as 0.1"
             yield Problem(f"scheduler.{key}", value, f"longer than the run of {steps} steps", remedy)
+        if cfg.trainer.max_minutes is not None and value >= 1:
+            wrong = "steps mean nothing to a schedule that follows the clock (trainer.max_minutes)"
+            yield Problem(f"scheduler.{key}", value, wrong, "give a share such as 0.1")
     if s.name == "wsd" and max(s.warmup, s.decay) < 1 < s.warmup + s.decay:
         wrong = f"together with scheduler.warmup={s.warmup} longer than the run"
         yield Problem("scheduler.decay", s.decay, wrong, "lower one of the two")

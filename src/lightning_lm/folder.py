@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from lightning_lm.errors import Problem, Refused, refuse
 
@@ -19,11 +21,16 @@ PACKAGES = ("torch", "lightning", "transformers", "datasets", "tokenizers", "tor
 FREE = {"run_dir", "name", "logger", "data.cache_dir", "hardware.num_workers", "trainer.push_to_hub"}
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write all or nothing."""
     scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    scratch.write_text(text, encoding="utf-8")
     os.replace(scratch, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write all or nothing."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -42,7 +49,10 @@ def same_settings(run: Path, settings: dict[str, Any]) -> None:
         if run.exists() and any(child.name != "train.log" for child in run.iterdir()):
             raise refuse("run_dir", run, "the folder isn't empty and holds no run", "choose a new one")
         return
-    there, now = flat(OmegaConf.to_container(OmegaConf.load(path))), flat(settings)
+    try:
+        there, now = flat(OmegaConf.to_container(OmegaConf.load(path))), flat(settings)
+    except (YAMLError, OmegaConfBaseException, OSError) as error:
+        raise refuse("run_dir", run, "its config.yaml can't be read", "choose another run_dir") from error
     differing = [
         name
         for name in sorted({*there, *now})
@@ -124,8 +134,9 @@ class Table:
             return list(csv.DictReader(file))
 
     def rewind(self, step: int) -> None:
-        """Drop the rows after ``step``, and one that a kill left unfinished."""
-        kept = [row for row in self.rows() if None not in row.values() and int(row["step"]) <= step]
+        """Drop the rows after ``step``, those of a test, and one that a kill left unfinished."""
+        whole = [row for row in self.rows() if None not in row.values() and row["step"].isdigit()]
+        kept = [row for row in whole if int(row["step"]) <= step and not row.get("test/loss")]
         scratch = self.path.with_suffix(".tmp")
         with scratch.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)

@@ -1,9 +1,10 @@
 """The one metric: sums over tokens, from which every reported figure is a ratio."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 
@@ -21,6 +22,14 @@ class TokenNLL(Metric):
         super().__init__()
         for name in ("nll", "tokens", "hits", "words", "bytes"):
             self.add_state(name, default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def _apply(self, fn: Callable, exclude_state: Sequence[str] = "") -> nn.Module:
+        """Follows its module to another device, but not to another precision, such as that of bf16-true."""
+        super()._apply(fn, exclude_state)
+        for name in self._defaults:
+            self._defaults[name] = self._defaults[name].double()
+            setattr(self, name, getattr(self, name).double())
+        return self
 
     def update(self, nll: Tensor, hits: Tensor | None = None, words: float = 0.0, bytes: float = 0.0) -> None:
         """Add the tokens of a batch: their NLL [tokens], hits bool [tokens], and the words and bytes they spell."""

@@ -73,4 +73,4 @@ class LanguageModel(L.LightningModule):
         self.eval_nll.reset()
         for name, value in self.figures.items():  # for checkpoints, early stopping and the progress bar
             exact = torch.tensor(value, dtype=torch.float64)
-            self.log(name, exact, logger=False, prog_bar=name in ("val/loss", "val/perplexity"))
+            self.log(name, exact, logger=False, prog_bar=name == "val/loss")

@@ -157,7 +157,7 @@ def build_optimizer(
 
 def share_or_steps(value: float, total: int) -> int:
     """A length given as a share of the run (below 1) or in optimiser steps, in steps."""
-    return math.ceil(value * total) if value < 1 else int(value)
+    return math.ceil(round(value * total, 9)) if value < 1 else int(value)
 
 
 def build_scheduler(

@@ -46,6 +46,8 @@ def train(job: Config, *, run_test: bool = True) -> float:
     with logging_to(run / "train.log") as keep_log:
         summary, repo = read_json(run / "summary.json"), job.trainer.push_to_hub
         if summary is not None and summary["status"] == "finished":
+            if repo is not None:
+                log.info("finished before: `lightning-lm push %s --repo %s` uploads it", run, repo)
             repo = None
         else:
             wanted = {f"model.{key}": getattr(job.model, key) for key in ("name_or_path", "tokenizer")}
@@ -67,6 +69,7 @@ def _train(
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint")  # our batches know where they stand
     warnings.filterwarnings("ignore", message="It is recommended to use .*sync_dist")  # the metric has done so
     from lightning.pytorch.utilities import rank_zero_only
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     from lightning_lm import build, folder, optim, tracking  # torch, Lightning and transformers: only now
 
@@ -81,9 +84,9 @@ def _train(
     if first:
         run.mkdir(parents=True, exist_ok=True)
         keep_log()
+        folder.write_text(run / "config.yaml", OmegaConf.to_yaml(settings))  # first: it makes the folder a run's
         write_json(run / "environment.json", folder.environment(wandb_run_id=run_id))
         write_json(run / "ledger.json", ledger)
-        (run / "config.yaml").write_text(OmegaConf.to_yaml(settings), encoding="utf-8")
     log.info("%s", show_ledger(ledger))
     log.info("%s", optim.describe(parts.model, build.table(job.optimizer), job.optimizer.weight_decay))
     summary: dict[str, Any] = {"status": "failed"}
@@ -93,6 +96,10 @@ def _train(
     except Diverged:
         summary = {"status": "diverged"}
         raise
+    except SystemExit as error:  # what Lightning makes of an interrupt
+        summary = {"status": "interrupted"}
+        log.warning("interrupted: the same command with run_dir=%s goes on from the last checkpoint", run)
+        raise SystemExit(143 if isinstance(error, SIGTERMException) else 130) from error
     finally:
         if first:
             write_json(run / "summary.json", summary)
@@ -102,6 +109,8 @@ def _train(
 
 def _fit(job: Config, parts: Any, run: Path, run_test: bool, loggers: list[Any], first: bool) -> dict[str, Any]:
     """Train, score the best checkpoint, and, in the first process, export it; returns the summary."""
+    from lightning.pytorch.profilers import PassThroughProfiler
+
     from lightning_lm import build, export, plots
     from lightning_lm.checkpoint import load_weights
 
@@ -114,6 +123,7 @@ def _fit(job: Config, parts: Any, run: Path, run_test: bool, loggers: list[Any],
     best = load_weights(parts.model, run / "checkpoints" / "best.ckpt")
     figures = dict(best["callbacks"]["Telemetry"]["figures"])
     if run_test and "test" in parts.data.streams:
+        trainer.profiler = PassThroughProfiler()  # the trace is of training
         trainer.test(module, datamodule=parts.data, verbose=False)
         figures |= module.figures
     if first:

@@ -52,8 +52,8 @@ class Batches(Dataset):
         if self.seed is not None:
             batch["num_labels"] = torch.tensor(max(1, self._labels_of_step(epoch, micro, key)))
         else:
-            words, size = self.windows.text_size(indices) if len(places) else (0.0, 0.0)
-            batch["words"], batch["bytes"] = (torch.tensor(x, dtype=torch.float64) for x in (words, size))
+            # Plain numbers: a low precision would round tensors on their way to the device.
+            batch["words"], batch["bytes"] = self.windows.text_size(indices) if len(places) else (0.0, 0.0)
         return batch
 
     def _indices(self, epoch: int, places: np.ndarray) -> np.ndarray:
@@ -137,9 +137,20 @@ class TextDataModule(L.LightningDataModule):
                     word_starts=bool(masking and masking.whole_word),
                     cache_dir=self.cache_dir,
                 )
+        for split in self.streams.keys() - {"train"}:
+            if not self._scores_something(split):
+                tokens = len(self.streams[split].tokens)
+                raise refuse(
+                    f"data.{split}", self.corpus.source, f"of its {tokens} token(s) none is scored", "give more"
+                )
         if not len(self.windows("train")):
             tokens = len(self.streams["train"].tokens)
             raise refuse("data.block_size", self.block_size, f"the training text has only {tokens} tokens", "lower it")
+
+    def _scores_something(self, split: str) -> bool:
+        windows, key = self.windows(split), masks.key(EVALUATION)
+        taken = windows.take(np.arange(min(len(windows), self.plan(split).samples, 64)))
+        return bool(self.objective.labelled(taken, key, windows.stream.word_starts).any())
 
     def setup(self, stage: str | None = None) -> None:
         self.prepare_data()

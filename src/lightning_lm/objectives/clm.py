@@ -45,10 +45,11 @@ def continuation(model: nn.Module, tokenizer: Any, prompt: str, new_tokens: int)
     """The prompt and ``new_tokens`` sampled after it (top-k 50, temperature 0.8)."""
     inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).to(model.device)
     ids = inputs["input_ids"]
+    positions = getattr(model.config, "max_position_embeddings", None) or ids.shape[1] + new_tokens
     out = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
-        max_new_tokens=new_tokens,
+        max_new_tokens=min(new_tokens, positions - ids.shape[1]),
         do_sample=True,
         top_k=50,
         temperature=0.8,
