@@ -1,0 +1,67 @@
+"""Models and tokenizers fit together, or the user is told why not."""
+
+import logging
+
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, RobertaConfig, RobertaForMaskedLM
+
+from lightning_lm.errors import Refused
+from lightning_lm.model import fit_together, load_config, load_model
+from lightning_lm.objectives.clm import Clm
+from lightning_lm.objectives.mlm import Mlm
+
+
+def load(folder, objective, **overrides):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = load_config(str(folder), None, overrides, tokenizer, pretrained=True)
+    return load_model(config, objective, str(folder)), tokenizer
+
+
+def test_a_checkpoint_in_bfloat16_is_trained_in_float32(tiny_gpt2, tmp_path):
+    AutoModelForCausalLM.from_pretrained(tiny_gpt2).bfloat16().save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_gpt2).save_pretrained(tmp_path)
+    model, _ = load(tmp_path, Clm())
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_embeddings_grow_when_the_tokenizer_needs_it(tiny_gpt2, caplog):
+    model, tokenizer = load(tiny_gpt2, Clm())
+    before = model.get_input_embeddings().weight.detach().clone()
+    tokenizer.add_tokens(["<one>", "<two>"])
+    with caplog.at_level(logging.WARNING, "lightning_lm"):
+        fit_together(model, tokenizer, Clm(), block_size=64)
+    after = model.get_input_embeddings().weight
+    assert len(after) == len(before) + 2 == model.config.vocab_size
+    assert torch.equal(after[: len(before)], before)
+    assert after.data_ptr() == model.get_output_embeddings().weight.data_ptr(), "still tied"
+
+
+def test_a_new_head_is_named(tiny_bert, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("lightning_lm"), "propagate", True)
+    AutoModel.from_pretrained(tiny_bert).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(tmp_path)
+    with caplog.at_level(logging.WARNING, "lightning_lm"):
+        load(tmp_path, Mlm(masking=None))
+    assert "cls.predictions.transform.dense.weight" in caplog.text
+
+
+def test_a_bidirectional_model_is_no_causal_one(tiny_bert):
+    model, tokenizer = load(tiny_bert, Clm())
+    with pytest.raises(Refused, match="is_decoder=true"):
+        fit_together(model, tokenizer, Clm(), block_size=32)
+    model, tokenizer = load(tiny_bert, Clm(), is_decoder=True)
+    fit_together(model, tokenizer, Clm(), block_size=32)
+
+
+def test_robertas_positions_begin_after_the_padding_index(tiny_bert):
+    config = RobertaConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, max_position_embeddings=66
+    )
+    model, tokenizer = RobertaForMaskedLM(config), AutoTokenizer.from_pretrained(tiny_bert)
+    fit_together(model, tokenizer, Mlm(masking=None), block_size=64)
+    model(torch.full((1, 64), 7))
+    with pytest.raises(Refused, match="64 positions"):
+        fit_together(model, tokenizer, Mlm(masking=None), block_size=65)
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, 65), 7))
