@@ -16,7 +16,7 @@ from lightning.pytorch import accelerators, profilers
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoTokenizer
 
-from lightning_lm import build, tracking
+from lightning_lm import build, tracking, training
 from lightning_lm.errors import Refused
 from lightning_lm.run import train
 from lightning_lm.verify import reload
@@ -116,8 +116,8 @@ def parts_of(stand_ins, local) -> Callable[..., tuple]:
 
 def check_optimizer(job, parts, run: Path, optimizer: str) -> None:
     """The optimizer holds each parameter exactly once; where all have a gradient, a step changes all."""
-    _, _, budget = build.build_callbacks(job, parts, run)
-    module = build.build_module(job, parts, budget)
+    _, _, budget = training.build_callbacks(job, parts, run)
+    module = training.build_module(job, parts, budget)
     made, scheduler = module.configure(parts.model)
     held = [id(p) for group in made.param_groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in parts.model.parameters())
@@ -180,8 +180,8 @@ def test_every_corpus(option, wikitext, local):
 @pytest.mark.parametrize("option", options("scheduler"))
 def test_every_scheduler(option, parts_of, tmp_path):
     job, parts = parts_of(f"scheduler={option}", "optimizer.lr=1", "trainer.max_steps=10")
-    _, _, budget = build.build_callbacks(job, parts, tmp_path)
-    optimizer, scheduler = build.build_module(job, parts, budget).configure(parts.model)
+    _, _, budget = training.build_callbacks(job, parts, tmp_path)
+    optimizer, scheduler = training.build_module(job, parts, budget).configure(parts.model)
     rates = []
     for _ in range(11):
         rates.append(scheduler.get_last_lr()[0])
@@ -199,7 +199,7 @@ def test_every_hardware(option, parts_of, tmp_path):
             parts_of("hardware=gpu")
         return
     job, parts = parts_of(f"hardware={option}", "trainer.max_steps=1")
-    trainer = build.build_trainer(job, parts, tmp_path, [], [])
+    trainer = training.build_trainer(job, parts, tmp_path, [], [])
     expected = accelerators.CUDAAccelerator if cuda and option != "cpu" else accelerators.CPUAccelerator
     assert isinstance(trainer.accelerator, expected)
 
@@ -207,7 +207,7 @@ def test_every_hardware(option, parts_of, tmp_path):
 @pytest.mark.parametrize("option", options("logger"))
 def test_every_logger(option, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    loggers = build.build_loggers(compose(f"logger={option}"), {"seed": 0}, tmp_path, "abcd1234")
+    loggers = training.build_loggers(compose(f"logger={option}"), {"seed": 0}, tmp_path, "abcd1234")
     tracking.finish_wandb({"status": "finished"})
     assert [type(logger).__name__ for logger in loggers] == ["RunFolderLogger", "WandbLogger"][: len(loggers)]
     assert len(list(tmp_path.glob("wandb/offline-run-*-abcd1234"))) == len(loggers) - 1 == (option == "wandb")
@@ -216,8 +216,8 @@ def test_every_logger(option, tmp_path, monkeypatch):
 @pytest.mark.parametrize("option", options("debug"))
 def test_every_debug(option, parts_of, tmp_path):
     job, parts = parts_of(f"debug={option}", "hardware=cpu")
-    callbacks, _, _ = build.build_callbacks(job, parts, tmp_path)
-    trainer = build.build_trainer(job, parts, tmp_path, callbacks, build.build_loggers(job, {}, tmp_path, ""))
+    callbacks, _, _ = training.build_callbacks(job, parts, tmp_path)
+    trainer = training.build_trainer(job, parts, tmp_path, callbacks, training.build_loggers(job, {}, tmp_path, ""))
     assert trainer.max_steps == {"one_step": 1, "overfit": 100, "profiler": 20}[option]
     assert isinstance(trainer.profiler, profilers.PyTorchProfiler) == (option == "profiler")
 

@@ -325,7 +325,7 @@ def test_where_wandb_does_not_start(key, wrong, tiny_gpt2, text, tmp_path, monke
     ],
 )
 def test_tags_fit(dataset, model, tags, tiny_gpt2, text, tmp_path, monkeypatch):
-    from lightning_lm.build import build_loggers
+    from lightning_lm.training import build_loggers
 
     job = compose(*settings(tiny_gpt2, text, tmp_path / "tiny"))
     job.data, job.model = HubDataConfig(**dataset), ModelConfig(name_or_path=model, model_type="gpt2")

@@ -71,7 +71,7 @@ def _train(
     from lightning.pytorch.utilities import rank_zero_only
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-    from lightning_lm import build, folder, optim, tracking  # torch, Lightning and transformers: only now
+    from lightning_lm import build, folder, optim, tracking, training  # torch, Lightning and transformers: only now
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     first = rank_zero_only.rank == 0  # of several processes one tells and writes
@@ -91,7 +91,7 @@ def _train(
     log.info("%s", optim.describe(parts.model, build.table(job.optimizer), job.optimizer.weight_decay))
     summary: dict[str, Any] = {"status": "failed"}
     try:
-        loggers = build.build_loggers(job, settings, run, run_id)
+        loggers = training.build_loggers(job, settings, run, run_id)
         summary = _fit(job, parts, run, run_test, loggers, first)
     except Diverged:
         summary = {"status": "diverged"}
@@ -111,12 +111,12 @@ def _fit(job: Config, parts: Any, run: Path, run_test: bool, loggers: list[Any],
     """Train, score the best checkpoint, and, in the first process, export it; returns the summary."""
     from lightning.pytorch.profilers import PassThroughProfiler
 
-    from lightning_lm import build, export, plots
+    from lightning_lm import export, plots, training
     from lightning_lm.checkpoint import load_weights
 
-    callbacks, telemetry, budget = build.build_callbacks(job, parts, run)
-    module = build.build_module(job, parts, budget)
-    trainer = build.build_trainer(job, parts, run, callbacks, loggers)
+    callbacks, telemetry, budget = training.build_callbacks(job, parts, run)
+    module = training.build_module(job, parts, budget)
+    trainer = training.build_trainer(job, parts, run, callbacks, loggers)
     last = run / "checkpoints" / "last.ckpt"
     trainer.fit(module, datamodule=parts.data, ckpt_path=last if last.exists() else None, weights_only=True)
     steps = trainer.global_step
