@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,10 @@ def tiny_gpt2(text: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bert(text: Path) -> Path:
     return write_bert(text.parent / "bert", text)
+
+
+@pytest.fixture
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -15,7 +15,8 @@ def test_figures_equal_float64_means_over_any_batches(values, data):
     cut = data.draw(st.integers(0, len(values)))
     metric = TokenNLL()
     for part, words, size in ((values[:cut], 3.0, 10.0), (values[cut:], 4.0, 11.0)):
-        metric.update(torch.tensor(part, dtype=torch.float32), torch.tensor(part) > 5, words, size)
+        nll = torch.tensor(part, dtype=torch.float64)
+        metric.update(nll.sum(), len(part), (nll > 5).sum(), words, size)
     figures, mean = metric.compute(), np.mean(np.array(values, dtype=np.float64))
     assert math.isclose(figures["loss"], mean, rel_tol=1e-12, abs_tol=1e-300)
     assert math.isclose(figures["perplexity"], np.exp(mean), rel_tol=1e-9)
@@ -24,14 +25,17 @@ def test_figures_equal_float64_means_over_any_batches(values, data):
     assert figures["accuracy"] == np.mean([v > 5 for v in values])
 
 
-def test_ten_million_equal_tokens_lose_nothing():
+def test_small_sums_are_not_lost_beside_a_large_one():
     metric = TokenNLL()
-    for _ in range(10):
-        metric.update(torch.full((1_000_000,), 0.1))
-    assert math.isclose(metric.compute()["loss"], float(torch.tensor(0.1)), rel_tol=1e-12)
+    metric.update(torch.tensor(1e9, dtype=torch.float64), 10**9)
+    for _ in range(1000):
+        metric.update(torch.tensor(1e-3), 1)  # float32 would not see these beside 1e9
+    assert math.isclose(
+        metric.compute()["loss"], (1e9 + 1000 * float(torch.tensor(1e-3))) / (10**9 + 1000), rel_tol=1e-12
+    )
 
 
 def test_an_infinite_perplexity_is_told_as_such():
     metric = TokenNLL()
-    metric.update(torch.tensor([1000.0]))
+    metric.update(torch.tensor(1000.0), 1)
     assert metric.compute()["perplexity"] == math.inf

@@ -180,8 +180,8 @@ def build_model(cfg: schema.Config, tokenizer: Any, objective: Objective) -> nn.
     fit_together(model, tokenizer, objective, cfg.data.block_size)
     if cfg.hardware.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    if cfg.hardware.compile:
-        model.compile()
+    if cfg.hardware.compile:  # the body alone: the head's hooks stand outside (loss.py)
+        model.base_model.forward = torch.compile(model.base_model.forward)
     return model
 
 

@@ -16,7 +16,7 @@ from lightning_lm.data.blocks import Plan, Taken, Windows
 from lightning_lm.data.module import Batches, Positions
 from lightning_lm.data.stream import TokenStream
 from lightning_lm.errors import refuse
-from lightning_lm.loss import labelled_nll
+from lightning_lm.loss import find_head, labelled_nll
 from lightning_lm.metrics import TokenNLL
 from lightning_lm.objectives import Objective
 from lightning_lm.objectives.mlm import Mlm
@@ -92,12 +92,12 @@ def evaluate(
     loader = DataLoader(batches, batch_size=None, sampler=Positions(plan, lambda: 0), generator=torch.Generator())
 
     model = model.to(device).eval()
-    metric = TokenNLL().to(device)
+    head, metric = find_head(model), TokenNLL().to(device)
     with torch.inference_mode():
         for batch in tqdm(loader, desc="evaluating", unit="batch", leave=False, disable=None):
             text = {"words": float(batch.pop("words")), "bytes": float(batch.pop("bytes"))}
-            nll, hits = labelled_nll(model, {name: x.to(device) for name, x in batch.items()}, with_hits=True)
-            metric.update(nll, hits, **(text if objective.text_metrics else {}))
+            sums = labelled_nll(model, head, {name: x.to(device) for name, x in batch.items()}, with_hits=True)
+            metric.update(sums.nll, sums.tokens, sums.hits, **(text if objective.text_metrics else {}))
     if not metric.tokens:
         wrong = f"of its {len(stream.tokens)} token(s) none is scored"
         raise refuse("data", "the text", wrong, "give a longer text")

@@ -1,31 +1,201 @@
-"""From a batch to the negative log-likelihood of its labelled tokens."""
+"""From a batch to the negative log-likelihood of its labelled tokens. Only their positions reach the vocabulary."""
 
 import functools
 import inspect
+import logging
+import math
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+log = logging.getLogger(__name__)
+
+CHUNK = {"cpu": 2**23, "cuda": 2**28}  # logits that are built at once
 
 
-def labelled_nll(model: nn.Module, batch: dict[str, Tensor], with_hits: bool = False) -> tuple[Tensor, Tensor | None]:
+@dataclass(frozen=True)
+class Head:
+    """How a model's hidden states become logits.
+
+    Attributes:
+        sparse: whether the head works position by position, so that it can be given the labelled ones alone.
+        linear: its last layer; None where the logits are not a simple function of what that returns.
+        scale, cap: they are ``cap · tanh(scale · linear(h) / cap)`` (Gemma 2 Team, 2024), or without a cap
+            ``scale · linear(h)``.
+    """
+
+    sparse: bool = False
+    linear: nn.Linear | None = None
+    scale: float = 1.0
+    cap: float | None = None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.finish(self.linear(hidden).float())
+
+    def finish(self, raw: Tensor) -> Tensor:
+        logits = raw if self.scale == 1 else raw * self.scale
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+
+    def chunks(self, x: Tensor) -> tuple[Tensor, ...]:
+        """``x`` [labels, …] in pieces whose logits are few enough to exist at once."""
+        return x.split(max(16, CHUNK.get(x.device.type, CHUNK["cuda"]) // self.linear.out_features))
+
+
+@dataclass
+class Sums:
+    """Over the labelled tokens of a batch: their NLL in nats, their number, and the right guesses where asked for."""
+
+    nll: Tensor
+    tokens: int
+    hits: Tensor | None = None
+
+
+def labelled_nll(model: nn.Module, head: Head, batch: dict[str, Tensor], with_hits: bool = False) -> Sums:
     """Negative log-likelihood of the labelled tokens.
 
     Args:
-        model: of an Auto class, returning ``logits`` [n, t, vocabulary].
+        model: of an Auto class.
+        head: ``find_head(model)``.
         batch: ``input_ids`` and ``labels`` int64 [n, t], labels aligned with the outputs and −100 where there is
-            none; ``attention_mask`` where the batch has padding.
-        with_hits: also tell where the likeliest token was the right one.
-
-    Returns:
-        NLL in nats, float32 [labels], and the hits, bool [labels], or None.
+            none; ``attention_mask`` where there is padding; ``labelled`` int64 [labels], positions in the flattened
+            batch, or they are looked for, which makes a GPU's queue run dry.
+        with_hits: also count where the likeliest token is the right one; for evaluation, without gradients.
     """
+    labels, where = batch["labels"].flatten(), batch.get("labelled")
+    where = (labels != -100).nonzero().squeeze(1) if where is None else where
+    labels = labels[where]
+    hidden, logits = run(model, head, batch, where)
+    if hidden is None or not len(labels):
+        return _score([(head.logits(hidden) if logits is None else logits.float(), labels)], with_hits)
+    pieces = zip(head.chunks(hidden), head.chunks(labels), strict=True)
+    if not torch.is_grad_enabled():
+        return _score(((head.logits(h), y) for h, y in pieces), with_hits)
+    lowered = hidden.dtype != torch.float32 or torch.is_autocast_enabled(hidden.device.type)
+    if lowered or head.cap is not None:  # the operator below would round the sum, or has no cap
+        nll = [checkpoint(_chunk_nll, head, h, y, use_reentrant=False, preserve_rng_state=False) for h, y in pieces]
+        return Sums(torch.stack(nll).sum(), len(labels))
+    weight, bias = head.linear.weight, head.linear.bias
+    if head.scale != 1:
+        hidden, bias = hidden * head.scale, bias * head.scale if bias is not None else None
+    rows = len(head.chunks(hidden)[0])
+    options = nn.modules.LinearCrossEntropyOptions(batch_chunk_size=rows, chunking_method=None)
+    nll = F.linear_cross_entropy(hidden, weight, labels, linear_bias=bias, reduction="sum", options=options)
+    return Sums(nll, len(labels))
+
+
+def run(model: nn.Module, head: Head, batch: dict[str, Tensor], where: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """What enters the head's last layer at the positions ``where``, [labels, width]; or None and the logits there."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
     if _has_cache(type(model)):
         inputs["use_cache"] = False  # keys and values are for generating
-    wanted = batch["labels"] != -100
-    logits, labels = model(**inputs).logits[wanted].float(), batch["labels"][wanted]
-    nll = F.cross_entropy(logits, labels, reduction="none")
-    return nll, logits.argmax(-1) == labels if with_hits else None
+    kept: list[Tensor] = []
+    selected = False
+
+    def keep_labelled(body: nn.Module, args: tuple, output):
+        nonlocal selected
+        selected = True
+        states = output[0].flatten(0, 1)[where].unsqueeze(0)
+        if isinstance(output, tuple):
+            return (states, *output[1:])
+        output[next(iter(output))] = states
+        return output
+
+    def keep_hidden(linear: nn.Module, args: tuple):
+        kept.append(args[0].flatten(0, -2))
+        return (args[0][..., :1, :],)  # for form's sake: the logits that the model returns aren't used
+
+    with ExitStack() as hooks:
+        if head.sparse:
+            hooks.callback(model.base_model.register_forward_hook(keep_labelled).remove)
+        if head.linear is not None:
+            hooks.callback(head.linear.register_forward_pre_hook(keep_hidden).remove)
+        logits = model(**inputs).logits
+    found = kept[0] if kept else logits.flatten(0, 1)
+    found = found if selected else found[where]
+    return (found, None) if kept else (None, found)
+
+
+def _chunk_nll(head: Head, hidden: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(head.logits(hidden), labels, reduction="sum")
+
+
+def _score(pieces: Iterable[tuple[Tensor, Tensor]], with_hits: bool) -> Sums:
+    nll, tokens, hits = 0.0, 0, 0
+    for logits, labels in pieces:
+        nll = nll + F.cross_entropy(logits, labels, reduction="none").sum(dtype=torch.float64)
+        tokens += len(labels)
+        hits = hits + (logits.argmax(-1) == labels).sum() if with_hits else None
+    return Sums(nll, tokens, hits)
+
+
+def find_head(model: nn.Module) -> Head:
+    """Finds out, on a few tokens, which positions and which layer of a model's head can be served by themselves.
+
+    What can't is computed by the model's own code, and the log says so.
+    """
+    training = model.training
+    try:
+        eager = torch.compiler.set_stance("force_eager")
+        with torch.no_grad(), torch.autocast(model.device.type, enabled=False), eager:
+            head = _probe(model.eval())
+    finally:
+        model.train(training)
+    if head.linear is None:
+        at = "the labelled positions" if head.sparse else "all positions"
+        log.info("%s: its head can't be computed in chunks; the logits of %s exist at once", type(model).__name__, at)
+    return head
+
+
+def _probe(model: nn.Module) -> Head:
+    ids = torch.arange(8, device=model.device).view(2, 4) % model.config.get_text_config().vocab_size
+    batch, everywhere = {"input_ids": ids}, torch.arange(8, device=model.device)
+    where = everywhere[[1, 2, 5]]
+    logits = run(model, Head(), batch, where)[1]
+
+    def right(head: Head) -> bool:
+        try:
+            hidden, found = run(model, head, batch, where)
+        except (RuntimeError, ValueError, IndexError, TypeError):  # its head wants the whole batch
+            return False
+        found = head.logits(hidden) if found is None else found.float()
+        return torch.allclose(found, logits.float(), rtol=1e-4, atol=1e-5)
+
+    dense = _last_layer(model, batch, everywhere)
+    heads = [replace(dense, sparse=True), dense] if dense else []
+    return next(filter(right, [*heads, Head(True)]), Head())
+
+
+def _last_layer(
+    model: nn.Module, batch: dict[str, Tensor], where: Tensor
+) -> tuple[nn.Linear, float, float | None] | None:
+    """The head's last layer and what the model does to its outputs: seen on logits so large that a cap would show."""
+    linear = model.get_output_embeddings()
+    if type(linear) is not nn.Linear:
+        return None
+    raw: list[Tensor] = []
+
+    def enlarge(layer: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        raw.append(output * (50 / output.abs().max()))
+        return raw[0]
+
+    handle = linear.register_forward_hook(enlarge)
+    try:
+        logits = run(model, Head(), batch, where)[1]
+    finally:
+        handle.remove()
+    if not raw or raw[0].shape[-1] != logits.shape[-1]:
+        return None
+    before, logits = raw[0].flatten(0, -2).float(), logits.float()
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    scale = 1.0 if cap else float((before * logits).sum(dtype=torch.float64) / before.square().sum(dtype=torch.float64))
+    scale = 1.0 if math.isclose(scale, 1, rel_tol=1e-5) else scale
+    found = Head(False, linear, scale, cap)
+    return found if torch.allclose(found.finish(before), logits, rtol=1e-4, atol=1e-4) else None
 
 
 @functools.cache

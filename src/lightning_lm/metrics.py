@@ -31,12 +31,14 @@ class TokenNLL(Metric):
             setattr(self, name, getattr(self, name).double())
         return self
 
-    def update(self, nll: Tensor, hits: Tensor | None = None, words: float = 0.0, bytes: float = 0.0) -> None:
-        """Add the tokens of a batch: their NLL [tokens], hits bool [tokens], and the words and bytes they spell."""
-        self.nll += nll.sum(dtype=torch.float64)
-        self.tokens += nll.numel()
+    def update(
+        self, nll: Tensor, tokens: int, hits: Tensor | None = None, words: float = 0.0, bytes: float = 0.0
+    ) -> None:
+        """Add a batch: its tokens' summed NLL in nats, their number and hits, and the words and bytes they spell."""
+        self.nll += nll
+        self.tokens += tokens
         if hits is not None:
-            self.hits += hits.sum()
+            self.hits += hits
         self.words += words
         self.bytes += bytes
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_lm.loss import labelled_nll
+from lightning_lm.loss import find_head, labelled_nll
 from lightning_lm.metrics import TokenNLL
 from lightning_lm.objectives import Objective
 
@@ -30,6 +30,7 @@ class LanguageModel(L.LightningModule):
     ):
         super().__init__()
         self.model = model.train()  # from_pretrained leaves it in eval mode, without dropout
+        self.head = find_head(model)
         self.objective = objective
         self.configure = configure
         self.train_nll = TokenNLL()
@@ -42,10 +43,10 @@ class LanguageModel(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        nll, _ = labelled_nll(self.model, batch)
-        self.train_nll.update(nll.detach())
+        sums = labelled_nll(self.model, self.head, batch)
+        self.train_nll.update(sums.nll.detach(), sums.tokens)
         # Ranks' gradients will be averaged and micro batches' losses divided by their number: both are undone here.
-        return nll.sum() / batch["num_labels"] * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
+        return sums.nll / batch["num_labels"] * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         limit = gradient_clip_val or float("inf")
@@ -58,9 +59,9 @@ class LanguageModel(L.LightningModule):
         self._score(batch)
 
     def _score(self, batch: dict[str, Tensor]) -> None:
-        nll, hits = labelled_nll(self.model, batch, with_hits=True)
+        sums = labelled_nll(self.model, self.head, batch, with_hits=True)
         text = {"words": batch["words"], "bytes": batch["bytes"]} if self.objective.text_metrics else {}
-        self.eval_nll.update(nll, hits, **text)
+        self.eval_nll.update(sums.nll, sums.tokens, sums.hits, **text)
 
     def on_validation_epoch_end(self) -> None:
         self._keep_figures("val")

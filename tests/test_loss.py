@@ -1,0 +1,261 @@
+"""The head on labelled positions, in chunks, against the whole batch's logits: loss, hits and every gradient."""
+
+import logging
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch.distributed.fsdp import fully_shard
+from torch.multiprocessing import start_processes
+from torch.nn.parallel import DistributedDataParallel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM
+
+from lightning_lm import loss
+from lightning_lm.loss import Head, find_head, labelled_nll
+
+VOCABULARY = 101
+COMMON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "sep_token_id": 2,
+    "cls_token_id": 1,
+}
+GPT2 = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+DISTILBERT = {"vocab_size": VOCABULARY, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48}
+CAUSAL = {
+    "gpt2": GPT2,
+    "gpt_neo": COMMON | {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]},
+    "gpt_neox": COMMON,  # untied
+    "opt": COMMON | {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    "llama": COMMON,
+    "qwen3": COMMON | {"tie_word_embeddings": True},
+    "gemma2": COMMON | {"final_logit_softcapping": 0.5},
+    "phi": COMMON,  # with a bias
+    "granite": COMMON | {"logits_scaling": 3.0},
+    "cohere": COMMON | {"logit_scale": 0.25},
+}
+MASKED = {
+    "bert": COMMON,
+    "roberta": COMMON,
+    "distilbert": DISTILBERT,
+    "albert": COMMON | {"embedding_size": 16},
+    "electra": COMMON | {"embedding_size": 16},
+    "deberta-v2": COMMON | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    "xlm-roberta": COMMON,
+    "modernbert": COMMON | {"tie_word_embeddings": False},
+}
+ALL = [("clm", name) for name in CAUSAL] + [("mlm", name) for name in MASKED]
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setitem(loss.CHUNK, "cpu", 16 * VOCABULARY)  # several chunks, and the last one shorter
+
+
+def make(objective, name):
+    torch.manual_seed(0)
+    auto, settings = (
+        (AutoModelForCausalLM, CAUSAL[name]) if objective == "clm" else (AutoModelForMaskedLM, MASKED[name])
+    )
+    config = CONFIG_MAPPING[name](**settings)
+    for key in [key for key in vars(config) if "drop" in key and isinstance(getattr(config, key), float)]:
+        setattr(config, key, 0.0)
+    model = auto.from_config(config)
+    with torch.no_grad():  # random weights give almost the same logits to every token
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.train()
+
+
+def make_batch(objective, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, VOCABULARY, (4, 24), generator=generator)
+    labels = torch.randint(3, VOCABULARY, (4, 24), generator=generator)
+    valid = torch.ones_like(ids)
+    valid[-1, 17:] = 0
+    labelled = torch.rand(ids.shape, generator=generator) < (0.9 if objective == "clm" else 0.2)
+    return {"input_ids": ids, "attention_mask": valid, "labels": torch.where(labelled & (valid == 1), labels, -100)}
+
+
+def plain(model, batch):
+    """Loss by the model's own logits, in float64, with the hits."""
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    wanted = batch["labels"] != -100
+    logits, labels = logits[wanted].double(), batch["labels"][wanted]
+    return F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(-1) == labels).sum()
+
+
+def gradients(model):
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def assert_same_gradients(found, expected, tolerance=1e-4):
+    assert found.keys() == expected.keys()
+    largest = max(gradient.abs().max() for gradient in expected.values())
+    atol = tolerance * 0.1 * float(largest)
+    for name, gradient in expected.items():
+        assert torch.allclose(found[name], gradient, rtol=tolerance, atol=atol), name
+
+
+@pytest.mark.parametrize(("objective", "name"), ALL)
+def test_loss_hits_and_every_gradient_are_those_of_the_whole_logits(objective, name):
+    model, batch = make(objective, name), make_batch(objective)
+    head = find_head(model)
+    assert head.sparse and head.linear is not None and model.training
+    reference, hits = plain(model, batch)
+    reference.backward()
+    expected = gradients(model)
+
+    sums = labelled_nll(model, head, batch)
+    assert sums.tokens == (batch["labels"] != -100).sum()
+    torch.testing.assert_close(sums.nll.double(), reference, rtol=1e-5, atol=0)
+    sums.nll.backward()
+    assert_same_gradients(gradients(model), expected)
+
+    with torch.no_grad():
+        scored = labelled_nll(model, head, batch, with_hits=True)
+    torch.testing.assert_close(scored.nll, reference.detach(), rtol=1e-5, atol=0)
+    assert scored.hits == hits
+
+
+@pytest.mark.parametrize(("objective", "name"), [("clm", "gpt2"), ("clm", "gemma2"), ("mlm", "bert")])
+def test_under_autocast_the_sum_keeps_float32(objective, name):
+    model, batch = make(objective, name), make_batch(objective)
+    with torch.autocast("cpu", torch.bfloat16):
+        reference, _ = plain(model, batch)
+        reference.backward()
+        expected = gradients(model)
+        sums = labelled_nll(model, find_head(model), batch)
+        sums.nll.backward()
+    assert sums.nll.dtype == torch.float32
+    torch.testing.assert_close(sums.nll.double(), reference, rtol=1e-5, atol=0)
+    assert_same_gradients(gradients(model), expected, tolerance=6e-2)
+
+
+@pytest.mark.parametrize(("objective", "name"), [("clm", "gpt2"), ("mlm", "bert")])
+def test_no_whole_logits_exist(objective, name):
+    model, batch = make(objective, name), make_batch(objective)
+    head, sizes = find_head(model), []
+
+    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if function is not torch.ops.aten.t.default and getattr(result, "shape", ())[-1:] == (VOCABULARY,):
+                sizes.append(result.numel() // VOCABULARY)
+            return result
+
+    with torch.no_grad(), Sizes():
+        labelled_nll(model, head, batch, with_hits=True)
+    assert sizes and max(sizes) <= 16
+
+
+def test_a_batch_without_a_label_gives_every_parameter_a_zero_gradient():
+    model, batch = make("mlm", "bert"), make_batch("mlm")
+    batch["labels"] = torch.full_like(batch["labels"], -100)
+    sums = labelled_nll(model, find_head(model), batch)
+    sums.nll.backward()
+    assert sums.tokens == 0 and sums.nll == 0
+    assert all(not gradient.any() for gradient in gradients(model).values())
+
+
+@pytest.mark.parametrize(("objective", "name"), [("clm", "gpt2"), ("mlm", "bert")])
+def test_what_does_not_fit_takes_the_plain_path_and_says_so(objective, name, caplog, monkeypatch):
+    class Odd(torch.nn.Module):
+        """A last layer whose logits the model changes in a way that is neither a scale nor a known cap."""
+
+        def __init__(self, model):
+            super().__init__()
+            self.model, self.config = model, model.config
+            self.base_model, self.device = model.base_model, model.device
+
+        def get_output_embeddings(self):
+            return self.model.get_output_embeddings()
+
+        def forward(self, **inputs):
+            output = self.model(**inputs)
+            output.logits = output.logits + 0.01 * output.logits.square() + output.logits.mean((0, 1))
+            return output
+
+    model, batch = Odd(make(objective, name)).train(), make_batch(objective)
+    monkeypatch.setattr(logging.getLogger("lightning_lm"), "propagate", True)
+    with caplog.at_level(logging.INFO, "lightning_lm"):
+        head = find_head(model)
+    assert head == Head() and "all positions" in caplog.text
+    torch.testing.assert_close(labelled_nll(model, head, batch).nll.double(), plain(model, batch)[0])
+
+
+@pytest.mark.parametrize(("objective", "name"), [("clm", "llama"), ("mlm", "bert")])
+def test_with_a_compiled_body(objective, name):
+    model, batch = make(objective, name), make_batch(objective)
+    reference, _ = plain(model, batch)
+    reference.backward()
+    expected = gradients(model)
+    model.base_model.forward = torch.compile(model.base_model.forward, backend="aot_eager")
+    sums = labelled_nll(model, find_head(model), batch)
+    sums.nll.backward()
+    torch.testing.assert_close(sums.nll.double(), reference, rtol=1e-5, atol=0)
+    assert_same_gradients(gradients(model), expected)
+
+
+class Step(torch.nn.Module):
+    """What a strategy wraps: a forward pass that returns the loss."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.head = model, find_head(model)
+
+    def forward(self, batch):
+        return labelled_nll(self.model, self.head, batch).nll
+
+
+def distributed(rank, port, objective, name, kind, results):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    model, batch = make(objective, name), make_batch(objective, seed=rank)
+    step = Step(model)
+    if kind == "ddp":
+        step = DistributedDataParallel(step)
+    else:
+        for layer in next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList)):
+            fully_shard(layer)
+        fully_shard(model)
+    for _ in range(2):  # the second pass meets what the first has left behind
+        model.zero_grad()
+        nll = step(batch)
+        nll.backward()
+    whole = {name: g.full_tensor() if kind == "fsdp" else g for name, g in gradients(model).items()}
+    dist.all_reduce(nll.detach())
+    if rank == 0:
+        results.put((float(nll), {name: g.numpy().copy() for name, g in whole.items()}))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize(("objective", "name"), [("clm", "gpt2"), ("clm", "gpt_neox"), ("mlm", "bert")])
+def test_two_processes_have_the_gradients_of_the_mean(objective, name, kind, tmp_path, free_port):
+    context = torch.multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    processes = start_processes(
+        distributed, (free_port, objective, name, kind, results), nprocs=2, join=False, start_method="fork"
+    )
+    nll, found = results.get()
+    processes.join()
+
+    model = make(objective, name)
+    losses = [plain(model, make_batch(objective, seed=rank))[0] for rank in range(2)]
+    (sum(losses) / 2).backward()
+    assert nll == pytest.approx(float(sum(losses).detach()), rel=1e-5)
+    assert_same_gradients({name: torch.from_numpy(g) for name, g in found.items()}, gradients(model))
