@@ -7,6 +7,7 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hypothesis import settings
 from tiny import write_bert, write_gpt2, write_text
 
 from lightning_lm.config import Config, register, typed
@@ -14,6 +15,9 @@ from lightning_lm.overrides import job
 
 ROOT = Path(__file__).parents[1]
 register()
+
+settings.register_profile("any-machine", deadline=None)  # a busy one is no failure
+settings.load_profile("any-machine")
 
 
 def compose(*overrides: str) -> Config:

@@ -85,6 +85,32 @@ def test_special_tokens_are_never_chosen():
     assert not chosen[ids < 5].any() and chosen[ids >= 5].any()
 
 
+def mix(x: int) -> int:
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+    return x ^ (x >> 31)
+
+
+def bits(stream_key: int, counter: int) -> int:
+    return mix(mix((counter * 0x9E3779B97F4A7C15 + stream_key) % 2**64))
+
+
+@given(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=60), st.integers(0, 2**40), st.integers(0, 2**31))
+def test_masks_are_those_of_plain_arithmetic_token_by_token(ids, start, seed):
+    stream_key, units = key(1, seed, 3), [start + i - i % 3 for i in range(len(ids))]  # words of three tokens
+    chosen, expected = [], []
+    for i, (token, unit) in enumerate(zip(ids, units, strict=True)):
+        chosen.append(token > 4 and (bits(int(stream_key), unit) >> 11) < 0.4 * 2**53)
+        draw = bits(int(stream_key) ^ 0x9E3779B97F4A7C15, start + i)
+        action, replacement = (draw >> 32) / 2**32, (draw % 2**32) * VOCABULARY >> 32
+        new = MASK if action < 0.8 else replacement if action < 0.9 else token
+        expected.append(new if chosen[i] else token)
+    rows, positions = np.array([ids]), start + np.arange(len(ids))[None]
+    found = masking(0.4).chosen(rows, np.array([units]), stream_key)
+    assert found[0].tolist() == chosen
+    assert masking(0.4).corrupt(rows, positions, found, stream_key)[0].tolist() == expected
+
+
 @given(st.data())
 def test_a_mask_depends_on_positions_alone_not_on_how_they_are_batched(data):
     start = data.draw(st.integers(0, 2**40))

@@ -17,7 +17,7 @@ from transformers.tokenization_python import PreTrainedTokenizer
 
 from lightning_lm.data.cache import build_once
 from lightning_lm.data.corpus import Corpus, text_corpus
-from lightning_lm.data.stream import TokenStream, tokenize, tokenizer_fingerprint
+from lightning_lm.data.stream import TokenStream, _word_starts, _words, tokenize, tokenizer_fingerprint
 from lightning_lm.errors import Refused
 
 WIKITEXT = Path(__file__).parents[3] / "shared" / "wikitext-2"
@@ -108,6 +108,20 @@ def test_counts_by_hand(tmp_path):
 def test_words_begin_where_the_pre_tokenizer_says(tmp_path):
     found = stream(of_rows(["abc, ab.c"]), letters(), tmp_path, word_starts=True)  # [CLS] a ##b ##c , a ##b . c [SEP]
     assert found.word_starts.tolist() == [1, 1, 0, 0, 1, 1, 0, 1, 1, 1]
+
+
+WHITE = [chr(code) for code in range(sys.maxunicode + 1) if chr(code).isspace()]
+
+
+@given(st.lists(st.text(st.sampled_from([*WHITE, *"ab.é漢😀\u200b"]), max_size=9), min_size=1, max_size=9))
+def test_words_are_the_pieces_between_white_space(texts):
+    assert _words(texts).tolist() == [len(text.split()) for text in texts]
+
+
+@given(st.lists(st.lists(st.one_of(st.none(), st.integers(0, 3)), max_size=6), min_size=1, max_size=6))
+def test_word_starts_token_by_token(words):
+    expected = [i == 0 or row[i] is None or row[i] != row[i - 1] for row in words for i in range(len(row))]
+    assert _word_starts(words).tolist() == expected
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import sys
 import pytest
 from transformers import AutoTokenizer, BertTokenizer, GPT2Tokenizer
 
+from lightning_lm.data import tokenizers as tokenizers_module
 from lightning_lm.data.corpus import Corpus, python_docs_corpus
 from lightning_lm.data.stream import tokenizer_fingerprint
-from lightning_lm.data.tokenizers import train_tokenizer
+from lightning_lm.data.tokenizers import _alphabet, train_tokenizer
 from lightning_lm.errors import Refused
 
 TRAIN = """
@@ -82,3 +83,12 @@ def test_too_small_for_the_alphabet(tmp_path):
     with pytest.raises(Refused, match="model.vocab_size=14: too small for the 6 characters .* give 15 or more"):
         train_tokenizer(corpus, "wordpiece", 14, tmp_path)  # five special ones, a b c x , . and ##a ##b ##c ##x
     assert len(train_tokenizer(corpus, "wordpiece", 15, tmp_path)) == 15
+
+
+def test_the_alphabet_is_the_most_frequent_characters(monkeypatch):
+    text = ["ccc bb\n", "é\u0301 漢b\n", "c a😀😀 \x00a\n"]  # BERT's normaliser drops \x00 and turns "\n" into a space
+    corpus = Corpus({"train": "a"}, lambda split: iter([text[:2], text[2:]]), "a test")
+    backend = BertTokenizer(do_lower_case=False).backend_tokenizer
+    for size, expected in [(1, "c"), (2, "bc"), (3, "abc"), (4, "abc😀"), (5, "abcé😀")]:
+        monkeypatch.setattr(tokenizers_module, "ALPHABET", size)
+        assert _alphabet(corpus, backend) == sorted(expected)

@@ -25,9 +25,10 @@ TRAINING, EVALUATION = 1, 2  # purposes of a mask's key: no evaluation mask depe
 class Batches(Dataset):
     """One rank's micro batches as items. ``batches[epoch, i]`` depends on nothing else than its arguments and ``seed``.
 
-    An item has ``input_ids`` and ``labels`` int64 [n, block_size]; ``attention_mask`` where there is padding; in
-    training (``seed`` given) ``num_labels``, the labels of the whole optimiser step over all ranks; in evaluation
-    ``words`` and ``bytes``, what the scored tokens spell.
+    An item has ``input_ids`` and ``labels`` int64 [n, block_size]; ``labelled`` int64 [labels], the positions in the
+    flattened batch that have a label; ``attention_mask`` where there is padding; in training (``seed`` given)
+    ``num_labels``, the labels of the whole optimiser step over all ranks; in evaluation ``words`` and ``bytes``, what
+    the scored tokens spell.
     """
 
     def __init__(self, windows: Windows, objective: Objective, plan: Plan, rank: int, seed: int | None, pad_id: int):
@@ -48,9 +49,12 @@ class Batches(Dataset):
         if not taken.valid.all():
             arrays["input_ids"] = np.where(taken.valid, arrays["input_ids"], self.pad_id)
             arrays["attention_mask"] = taken.valid.astype(np.int64)
+        arrays["labelled"] = np.flatnonzero(arrays["labels"] != -100)
         batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
         if self.seed is not None:
-            batch["num_labels"] = torch.tensor(max(1, self._labels_of_step(epoch, micro, key)))
+            alone = self.plan.accumulate == self.plan.world_size == 1  # the micro batch is the whole step
+            labels = np.count_nonzero(arrays["labels"] != -100) if alone else self._labels_of_step(epoch, micro, key)
+            batch["num_labels"] = torch.tensor(max(1, labels))
         else:
             # Plain numbers: a low precision would round tensors on their way to the device.
             batch["words"], batch["bytes"] = self.windows.text_size(indices) if len(places) else (0.0, 0.0)

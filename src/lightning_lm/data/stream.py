@@ -4,7 +4,8 @@ import hashlib
 import json
 import logging
 from array import array
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,8 @@ from lightning_lm.errors import refuse
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # of the cache; a change of what is stored needs the next number
+
+SPACES = np.array([chr(code).isspace() for code in range(0x3002)])  # no character beyond is white space
 
 # Rows, and for each its token ids, the word of each token where that is asked for, and how many tokens were added
 Batch = tuple[list[str], list[tuple[list[int], list[int | None] | None, int]]]
@@ -96,7 +99,8 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     """A hash of everything that decides which tokens a text becomes; where the tokenizer was loaded from does not."""
     if tokenizer.is_fast:
         # What comes before is the version, and the truncation and padding that the last call has left behind
-        state = tokenizer.backend_tokenizer.to_str().rpartition('"added_tokens":')[2]
+        written = tokenizer.backend_tokenizer.to_str().rpartition('"added_tokens":')[2]
+        state = hashlib.sha256(written.encode()).hexdigest()  # JSON in JSON would take as long as writing it did
     else:
         switches = {name: value for name, value in tokenizer.init_kwargs.items() if isinstance(value, bool)}
         state = [type(tokenizer).__name__, tokenizer.get_vocab(), switches]
@@ -127,14 +131,15 @@ def _encoded(batches: Iterator[list[str]], tokenizer: Any, special: bool, word_s
 
 
 def _ahead(encode: Callable[[list[str]], Any], batches: Iterator[list[str]]) -> Iterator[tuple[list[str], Any]]:
-    """Batches with their encodings; the next one is encoded while the caller works on the last."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = None
-        for rows in chain(batches, [None]):
-            following = rows and (rows, pool.submit(encode, rows))
-            if waiting:
-                yield waiting[0], waiting[1].result()
-            waiting = following
+    """Batches with their encodings; the next ones are encoded, two at once, while the caller works on the last."""
+    with ThreadPoolExecutor(2) as pool:
+        waiting = deque()
+        for rows in batches:
+            waiting.append((rows, pool.submit(encode, rows)))
+            if len(waiting) > 3:  # enough that no core waits
+                rows, found = waiting.popleft()
+                yield rows, found.result()
+        yield from ((rows, found.result()) for rows, found in waiting)
 
 
 def _with_ends(batches: Iterator[Batch], end: int) -> Iterator[Batch]:
@@ -156,19 +161,33 @@ def _count(folder: Path, batches: Iterator[Batch], dtype: type, advance: Callabl
         for texts, encoded in batches:
             ids, words, added = zip(*encoded, strict=True)
             np.fromiter(chain.from_iterable(ids), dtype).tofile(ids_file)
-            starts_file.writelines(_begins(row) for row in words if row)
+            if words[0] is not None:
+                _word_starts(words).tofile(starts_file)
             rows["tokens"].extend(map(len, ids))
             rows["separators"].extend(added)
-            rows["words"].extend(len(text.split()) for text in texts)
+            rows["words"].extend(_words(texts).tolist())
             rows["line_ends"].extend(text.count("\n") for text in texts)
             rows["bytes"].extend(sizes := [len(text.encode()) for text in texts])
             advance(sum(sizes))
     return {name: np.frombuffer(values, np.int64) for name, values in rows.items()}
 
 
-def _begins(words: list[int | None]) -> bytes:
-    """1 for each token that is the first of a word or belongs to none."""
-    return bytes(word is None or word != last for word, last in zip(words, chain([None], words), strict=False))
+def _words(texts: list[str]) -> np.ndarray:
+    """How many pieces each text has between white space: the length of ``text.split()``."""
+    characters = np.frombuffer(" ".join(["", *texts]).encode("utf-32-le"), np.uint32)
+    space = SPACES.take(characters, mode="clip")
+    starts = np.flatnonzero(space[:-1] & ~space[1:])
+    ends = np.cumsum([len(text) + 1 for text in texts])
+    return np.diff(np.searchsorted(starts, ends), prepend=0)
+
+
+def _word_starts(words: Sequence[list[int | None]]) -> np.ndarray:
+    """Bool [tokens]: whether a token is the first of a word in its row, or belongs to none."""
+    found = np.array(list(chain.from_iterable(words)), float)  # None becomes NaN, which equals nothing
+    starts = np.ones(len(found) + 1, bool)
+    starts[1:-1] = found[1:] != found[:-1]
+    starts[np.cumsum([len(row) for row in words])] = True  # the rows' ends: the next one's first token
+    return starts[:-1]
 
 
 def _store(folder: Path, rows: dict[str, np.ndarray], dtype: type, word_starts: bool) -> None:
@@ -179,7 +198,7 @@ def _store(folder: Path, rows: dict[str, np.ndarray], dtype: type, word_starts: 
     ends = {"row_ends": rows["tokens"], "words": rows["words"] + rows["line_ends"], "bytes": rows["bytes"]}
     ends = {name: np.cumsum(values) for name, values in ends.items()}
     for name, arrays in {"tokens": columns, "rows": ends}.items():
-        batch = pa.RecordBatch.from_pydict({column: pa.array(values) for column, values in arrays.items()})
+        batch = pa.RecordBatch.from_pydict({column: _arrow(values) for column, values in arrays.items()})
         with pa.ipc.new_file(str(folder / f"{name}.arrow"), batch.schema) as writer:
             writer.write_batch(batch)
     counts = {name: int(values.sum()) for name, values in rows.items()}
@@ -189,9 +208,18 @@ def _store(folder: Path, rows: dict[str, np.ndarray], dtype: type, word_starts: 
         (folder / raw).unlink()
 
 
+# What ``pa.array`` and ``to_numpy`` do, but those import pandas, which takes a quarter of a second.
+def _arrow(values: np.ndarray) -> pa.Array:
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+
+
+def _numpy(column: pa.Array) -> np.ndarray:
+    return np.frombuffer(column.buffers()[1], str(column.type), len(column))
+
+
 def _open(folder: Path, key: str) -> TokenStream:
     arrays = {"word_starts": None}
     for name in ("tokens", "rows"):
         batch = pa.ipc.open_file(pa.memory_map(str(folder / f"{name}.arrow"))).get_batch(0)
-        arrays |= {column: batch.column(column).to_numpy(zero_copy_only=True) for column in batch.schema.names}
+        arrays |= {name: _numpy(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
     return TokenStream(**arrays, counts=json.loads((folder / "counts.json").read_text()), key=key)

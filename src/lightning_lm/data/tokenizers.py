@@ -3,10 +3,11 @@
 import hashlib
 import json
 import logging
-from collections import Counter
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 from tokenizers.trainers import WordPieceTrainer
 
@@ -80,10 +81,12 @@ def _wordpiece(corpus: Corpus, vocab_size: int) -> Any:
 
 def _alphabet(corpus: Corpus, backend: Tokenizer) -> list[str]:
     """The most frequent characters that the normaliser leaves as they are, sorted."""
-    counts: Counter[str] = Counter()
+    counts = np.zeros(sys.maxunicode + 1, np.int64)
     for rows in corpus.rows("train"):
-        counts.update("".join(rows))
-    kept = [c for c in sorted(counts, key=lambda c: (-counts[c], c)) if _words(c, backend) == [c]]
+        found = np.bincount(np.frombuffer("".join(rows).encode("utf-32-le"), np.uint32))
+        counts[: len(found)] += found
+    frequent = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+    kept = [c for c in map(chr, frequent) if _words(c, backend) == [c]]
     return sorted(kept[:ALPHABET])
 
 
