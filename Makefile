@@ -18,6 +18,14 @@ lint: .venv/ready ## check style
 	@$(BIN)/python -m pip install -q ruff
 	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
 
+bench: .venv/ready ## measure all workloads beside their peers, which takes hours; ONLY=mlm_small,growth some, TEXT=FILE TEST=FILE on your text
+	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,real]'
+	@$(BIN)/python benchmarks/run.py $(if $(ONLY),--only $(ONLY)) $(if $(TEXT),--text $(TEXT)) $(if $(TEST),--test $(TEST)) $(ARGS)
+
+bench-gpu: .venv/ready ## measure GPT-2 small and BERT-base on a GPU, beside Trainer
+	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,real]'
+	@$(BIN)/python benchmarks/gpu.py $(if $(TEXT),--text $(TEXT)) $(ARGS)
+
 clean: ## remove the virtual environment
 	rm -rf .venv
 
@@ -28,4 +36,4 @@ clean: ## remove the virtual environment
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
 
-.PHONY: help train test test-slow lint clean
+.PHONY: help train test test-slow lint bench bench-gpu clean

@@ -9,10 +9,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from lightning_lm import sweep
 from lightning_lm.config import register, typed
 from lightning_lm.errors import Refused
+from lightning_lm.launch import Died, start
 from lightning_lm.refusals import end_job, report
-from lightning_lm.run import train
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -21,8 +22,9 @@ def main(cfg: DictConfig) -> float:
         config = typed(cfg)
         folder = Path(HydraConfig.get().runtime.output_dir)  # in a multirun, the job's own
         config.run_dir = str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
-        return train(config, run_test=HydraConfig.get().mode == RunMode.RUN)  # a sweep must not choose by the test
-    except Refused as problem:
+        named = any(text.startswith("run_dir=") for text in HydraConfig.get().overrides.task)
+        return start(config, named) if HydraConfig.get().mode == RunMode.RUN else sweep.run(config)
+    except (Refused, Died) as problem:
         end_job(problem)
 
 

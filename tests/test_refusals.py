@@ -53,7 +53,7 @@ optimizer.groups=[{x: 1}]          | optimizer.groups=[{'x': 1}]: not a list of 
 data.separator=dot                 | data.separator=dot: no such choice       | choose from auto, eos, none
 scheduler.name=lineal              | scheduler.name=lineal: no such choice    | did you mean linear?
 hardware.accelerator=tpu           | hardware.accelerator=tpu: no such choice | did you mean gpu?
-hardware.strategy=fsdp             | hardware.strategy=fsdp: no such choice   | ddp
+hardware.strategy=deepspeed        | hardware.strategy=deepspeed: no such choice | choose from auto, ddp, fsdp
 name=${nope}                       | name=${nope}: Interpolation key 'nope' not | correct it
 trainer.max_epochs=${nope}         | trainer.max_epochs=${nope}: Interpolation | correct it
 seed=-1                            | seed=-1: out of range                    | 0 to 4294967295
@@ -269,7 +269,7 @@ def test_every_job_of_a_multirun_tells_its_own(tmp_path):
     told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert [line.split(":")[1].strip() for line in told] == ["optimizer.lr=-1.0", "optimizer.lr=-2.0"]
     assert "Traceback" not in done.stderr
-    assert [path.name for path in tmp_path.glob("outputs/sweeps/*/*")] == ["multirun.yaml"]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["experiment=quickstart", "--cfg", "job"]])
@@ -294,7 +294,7 @@ def test_what_a_run_raises(raised, code, stderr, tmp_path):
 from lightning_lm.errors import refuse
 def train(config, **_):
     raise {raised}
-sys.modules["lightning_lm.run"] = types.SimpleNamespace(train=train)
+sys.modules["lightning_lm.run"] = types.SimpleNamespace(train=train, logging_to=None)
 sys.argv = ["train.py"]
 runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")"""
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)

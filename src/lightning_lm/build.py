@@ -1,6 +1,7 @@
 """From the typed configuration to data and model: what is checked before a run touches its folder."""
 
 import math
+import os
 import re
 import sys
 from dataclasses import dataclass, replace
@@ -49,6 +50,8 @@ def build(cfg: schema.Config) -> Parts:
     """
     if accelerator(cfg.hardware) == "cpu":
         keep_freed_blocks()
+        if cfg.hardware.devices > 1:  # each process would take all cores, or, under torchrun, a single one
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // cfg.hardware.devices))
     corpus = build_corpus(cfg.data)
     tokenizer = build_tokenizer(cfg, corpus)
     objective = build_objective(cfg.objective, tokenizer)

@@ -2,7 +2,7 @@
 
 import logging
 import math
-import random
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_lm.data.blocks import Plan
 from lightning_lm.errors import Diverged
 from lightning_lm.folder import Table
 from lightning_lm.metrics import exp
 from lightning_lm.module import LanguageModel
+from lightning_lm.sharding import is_sharded
+from lightning_lm.speed import WaitClock, flops_per_token, peak_flops, peak_memory
 from lightning_lm.tracking import RunFolderLogger
 
 log = logging.getLogger(__name__)
@@ -32,17 +35,27 @@ def stepped(trainer: L.Trainer, batch_idx: int) -> bool:
 
 
 class Telemetry(Callback):
-    """Logs training figures at an interval, and keeps what the summary needs: time, speed, the latest validation."""
+    """Logs training figures at an interval, and keeps what the summary needs: time, speed, the latest validation.
+
+    ``data_wait`` is the share of the time in training steps that went by before the batch was there.
+    """
 
     def __init__(self, plan: Plan, block_size: int, every_n_steps: int):
         self.plan, self.block_size, self.every_n_steps = plan, block_size, every_n_steps
-        self.state = {"seconds": 0.0, "measured_tokens": 0, "measured_seconds": 0.0, "figures": {}}
+        self.state = {"seconds": 0.0, "figures": {}}
+        self.state |= {"measured_tokens": 0, "measured_seconds": 0.0, "measured_wait": 0.0}
+        self.clock = WaitClock()  # the trainer's profiler
+        self.peak_memory = 0.0  # GB, of this process
+        self._flops_per_token: float | None = None  # where the device's peak is known
+        self._peak_flops: float | None = None
         self._started = time.monotonic()
         self._training_seconds = 0.0  # since this process began, without validation and checkpoints
+        self._training_wait = 0.0  # of these
         self._resumed_at: float | None = None
         self.steps = 0  # optimiser steps of the run
         self._timed = 0  # of this process
-        self._logged = (0, 0.0)  # tokens and training seconds at the last log
+        self._logged = (0, 0.0, 0.0)  # tokens, training seconds and those of them spent waiting, at the last log
+        self._waited = 0.0  # on the clock after the last step
 
     def tokens_seen(self, steps: int) -> int:
         return self.plan.samples_seen(steps) * self.block_size
@@ -57,6 +70,22 @@ class Telemetry(Callback):
         seconds = self.state["measured_seconds"]
         return self.state["measured_tokens"] / seconds if seconds else None
 
+    @property
+    def speed(self) -> dict[str, float | None]:
+        """For the summary, without the first steps of each process."""
+        seconds = self.state["measured_seconds"]
+        wait = self.state["measured_wait"] / seconds if seconds else None
+        rate = self.tokens_per_second
+        return {
+            "tokens_per_second": rate,
+            "data_wait": wait,
+            "peak_memory_gb": self.peak_memory,
+            "model_flops_utilization": rate and self._utilization(rate),
+        }
+
+    def _utilization(self, tokens_per_second: float) -> float | None:
+        return tokens_per_second * self._flops_per_token / self._peak_flops if self._peak_flops else None
+
     def state_dict(self) -> dict[str, Any]:
         return {**self.state, "seconds": self.seconds}
 
@@ -66,13 +95,17 @@ class Telemetry(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         for logger in trainer.loggers:
-            if isinstance(logger, RunFolderLogger):
+            if isinstance(logger, RunFolderLogger) and trainer.is_global_zero:
                 logger.table.rewind(trainer.global_step)
-        self._logged = (self.tokens_seen(trainer.global_step), 0.0)
+        self._logged = (self.tokens_seen(trainer.global_step), 0.0, 0.0)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: LanguageModel, batch: Any, batch_idx: int) -> None:
+        if self._flops_per_token is None and pl_module.device.type == "cuda":
+            self._flops_per_token = flops_per_token(pl_module.model, pl_module.head, batch)
+            peak = peak_flops(torch.cuda.get_device_name(pl_module.device), trainer.precision)
+            self._peak_flops = peak and peak * trainer.world_size
         if self._resumed_at is None:
-            self._resumed_at = time.monotonic()
+            self._resumed_at, self._waited = time.monotonic(), self.clock.seconds
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: LanguageModel, outputs: Any, batch: Any, batch_idx: int
@@ -82,12 +115,15 @@ class Telemetry(Callback):
         step = trainer.global_step
         now = time.monotonic()
         spent, self._resumed_at = now - self._resumed_at, now
+        waited, self._waited = self.clock.seconds - self._waited, self.clock.seconds
         self._training_seconds += spent
+        self._training_wait += waited
         self.steps = step
         self._timed += 1
         if self._timed > WARM_UP_STEPS:
             self.state["measured_tokens"] += self.tokens_seen(step) - self.tokens_seen(step - 1)
             self.state["measured_seconds"] += spent
+            self.state["measured_wait"] += waited
         if step % self.every_n_steps == 0 or trainer.should_stop:
             self._log(trainer, pl_module, step)
 
@@ -97,17 +133,23 @@ class Telemetry(Callback):
         if loss is None:
             return
         self._check(trainer, "training", loss)
-        tokens, seconds = self.tokens_seen(step), self._training_seconds
+        now = (self.tokens_seen(step), self._training_seconds, self._training_wait)
+        tokens, seconds, wait = (a - b for a, b in zip(now, self._logged, strict=True))
+        self._logged, rate = now, tokens / max(seconds, 1e-9)
+        self.peak_memory = peak_memory(pl_module.device) / 1e9
+        utilization = self._utilization(rate)
         figures = {
             "train/loss": loss,
             "train/perplexity": exp(loss),
             "learning_rate": trainer.lr_scheduler_configs[0].scheduler.get_last_lr()[0],
             "gradient_norm": float(pl_module.gradient_norm),
-            "tokens_seen": tokens,
+            "tokens_seen": now[0],
             "epoch": step / self.plan.steps,
-            "tokens_per_second": (tokens - self._logged[0]) / max(seconds - self._logged[1], 1e-9),
+            "tokens_per_second": rate,
+            "data_wait": wait / max(seconds, 1e-9),
+            "peak_memory_gb": self.peak_memory,
+            **({} if utilization is None else {"model_flops_utilization": utilization}),
         }
-        self._logged = (tokens, seconds)
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=step)
         pl_module.log("train/loss", loss, prog_bar=True, logger=False)
@@ -171,15 +213,20 @@ class Samples(Callback):
         self.tokenizer, self.seed = tokenizer, seed
 
     def on_train_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
-        self.table.rewind(trainer.global_step)
+        if trainer.is_global_zero:
+            self.table.rewind(trainer.global_step)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         prompts = pl_module.objective.prompts
-        if not prompts or not trainer.is_global_zero:
+        sharded = is_sharded(pl_module.model)  # then a rank alone can compute nothing
+        if not prompts or not (trainer.is_global_zero or sharded):
             return
         pl_module.model.eval()
-        texts = pl_module.objective.preview(pl_module.model, self.tokenizer, self.seed)
+        with torch.compiler.set_stance("force_eager"):  # text of every length would be compiled anew
+            texts = pl_module.objective.preview(pl_module.model, self.tokenizer, self.seed)
         pl_module.model.train()
+        if not trainer.is_global_zero:
+            return
         for prompt, text in zip(prompts, texts, strict=True):
             self.table.append({"step": trainer.global_step, "prompt": prompt, "text": text})
             log.info("    %s", " ".join(text.split()))
@@ -189,36 +236,36 @@ class Samples(Callback):
                 logger.log_text("samples", columns=self.table.columns, data=rows, step=trainer.global_step)
 
 
-class RandomState(Callback):
-    """Carries the generators that dropout draws from through a checkpoint, as tensors and plain lists."""
+class Randomness(Callback):
+    """Makes what dropout draws a function of the seed, the step, the micro batch and the rank, and of no history."""
 
-    def __init__(self) -> None:
-        self._saved: dict[str, Any] | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        version, internal, gauss = random.getstate()
-        kind, keys, *rest = np.random.get_state()
-        return {
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "python": [version, list(internal), gauss],
-            "numpy": [kind, keys.tolist(), *rest],
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._saved = state_dict
+    def __init__(self, seed: int):
+        self.seed = seed
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: LanguageModel, batch: Any, batch_idx: int) -> None:
-        if self._saved is None:
-            return
-        saved, self._saved = self._saved, None
-        torch.set_rng_state(saved["torch"])
-        if saved["cuda"]:
-            torch.cuda.set_rng_state_all(saved["cuda"])
-        version, internal, gauss = saved["python"]
-        random.setstate((version, tuple(internal), gauss))
-        kind, keys, *rest = saved["numpy"]
-        np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+        place = (trainer.global_step, batch_idx % trainer.accumulate_grad_batches, trainer.global_rank)
+        L.seed_everything(int(np.random.SeedSequence([self.seed, *place]).generate_state(1)[0]), verbose=False)
+
+
+class Interrupts(Callback):
+    """Of several ranks, all stop at the same step when one is told to; alone it would leave the others waiting."""
+
+    def __init__(self) -> None:
+        self.told = 0  # the signal
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
+        if trainer.world_size > 1:  # Lightning puts the earlier handlers back
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._tell)
+
+    def _tell(self, number: int, frame: Any) -> None:
+        self.told = number
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: LanguageModel, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(self.told > 0, all=False):
+            raise KeyboardInterrupt if self.told == signal.SIGINT else SIGTERMException
 
 
 class LastCheckpoint(Checkpoint):
@@ -227,6 +274,17 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, folder: Path, every_n_steps: int | None, val_every_n_steps: int | None):
         self.path = folder / "last.ckpt"
         self.every_n_steps, self.val_every_n_steps = every_n_steps, val_every_n_steps
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: LanguageModel, checkpoint: dict[str, Any]) -> None:
+        checkpoint["accumulate"] = trainer.accumulate_grad_batches
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: LanguageModel, checkpoint: dict[str, Any]) -> None:
+        """Lightning counts micro batches; on another number of devices a step has another number of them."""
+        before, now = checkpoint["accumulate"], trainer.accumulate_grad_batches
+        for name in ("epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"):
+            for counts in map(checkpoint["loops"]["fit_loop"][name].get, ("current", "total")):
+                more = counts["ready"] // before * (now - before)
+                counts.update({key: count + more for key, count in counts.items()})  # the last may be uncompleted
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: LanguageModel, outputs: Any, batch: Any, batch_idx: int

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.fsdp import FSDPModule
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -27,5 +29,9 @@ def load_weights(model: nn.Module, path: Path) -> dict[str, Any]:
     """Put the weights of a checkpoint of ``LanguageModel`` into its model; returns the checkpoint."""
     checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     state = checkpoint["state_dict"]
-    model.load_state_dict({n.removeprefix("model."): v for n, v in state.items() if n.startswith("model.")})
+    weights = {n.removeprefix("model."): v for n, v in state.items() if n.startswith("model.")}
+    if isinstance(model, FSDPModule):
+        set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True))
+    else:
+        model.load_state_dict(weights)
     return checkpoint

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from lightning_lm.config import Accelerator, Config, HubDataConfig, MlmConfig, MuonConfig, TextDataConfig
+from lightning_lm.config import Accelerator, Config, HubDataConfig, MlmConfig, MuonConfig, Strategy, TextDataConfig
 from lightning_lm.errors import Problem, Refused, nearest
 from lightning_lm.rules import RULES, share_or_steps
 
@@ -44,6 +44,11 @@ def names(cfg: Config) -> Iterator[Problem]:
         yield Problem("hardware.precision", cfg.hardware.precision, "no such precision", remedy)
     elif cfg.hardware.precision == "16-mixed" and cfg.hardware.accelerator is Accelerator.cpu:
         yield Problem("hardware.precision", "16-mixed", "needs a GPU", "give bf16-mixed or 32-true on a CPU")
+    if cfg.hardware.strategy is Strategy.fsdp and cfg.hardware.precision == "16-mixed":
+        yield Problem("hardware.precision", "16-mixed", "FSDP2 scales no losses", "give bf16-mixed or 32-true")
+    if cfg.hardware.strategy is Strategy.fsdp and cfg.hardware.compile:
+        remedy = "leave it out, or give hardware.strategy=ddp"
+        yield Problem("hardware.compile", "true", "not tried with hardware.strategy=fsdp", remedy)
     if cfg.logger.name not in ("wandb", "none"):
         yield Problem("logger.name", cfg.logger.name, "no such logger", "choose logger=wandb or logger=none")
     elif cfg.logger.name == "wandb" and not re.fullmatch(r"[^/\\#?%:]+", cfg.logger.project):

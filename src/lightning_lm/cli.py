@@ -74,7 +74,14 @@ def parser() -> argparse.ArgumentParser:
     add("--private", action="store_true", help="make a new repository private")
     add("--dry-run", action="store_true", help="verify, write the model card, send nothing")
 
-    return top  # further commands, such as `report`, go above this line
+    what = "compare runs: a page, its pictures, and the best run as a recipe"
+    sub = commands.add_parser("report", help=what, description=what, allow_abbrev=False)
+    sub.add_argument("folders", metavar="FOLDER", type=Path, nargs="+", help="a run's or a sweep's")
+    sub.add_argument("--output", metavar="PATH", type=Path, help="default: report.html, in the folder where it is one")
+    sub.add_argument("--recipe", metavar="NAME", help="conf/experiment/NAME.yaml; default: after the folder")
+    sub.set_defaults(act=report)
+
+    return top  # further commands go above this line
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -194,3 +201,10 @@ def push(args: argparse.Namespace) -> None:
     from lightning_lm import hub
 
     print(hub.push(Path(args.model).expanduser(), args.repo, private=args.private, dry_run=args.dry_run))
+
+
+def report(args: argparse.Namespace) -> None:
+    from lightning_lm import report
+
+    output = args.output or (args.folders[0] if len(args.folders) == 1 else Path()) / "report.html"
+    print(report.report(args.folders, output, args.recipe))

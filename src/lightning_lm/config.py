@@ -169,7 +169,8 @@ class Accelerator(StrEnum):
 
 class Strategy(StrEnum):
     auto = "auto"
-    ddp = "ddp"
+    ddp = "ddp"  # every device holds the whole model
+    fsdp = "fsdp"  # fully sharded (FSDP2): every device holds its share of weights, gradients and optimizer state
 
 
 @dataclass
@@ -177,9 +178,10 @@ class HardwareConfig:
     accelerator: Accelerator = Accelerator.auto
     devices: int = 1  # per node
     nodes: int = 1
-    strategy: Strategy = Strategy.auto
+    strategy: Strategy = Strategy.auto  # auto: ddp where there are several devices
     precision: str = "32-true"
-    compile: bool = False
+    compile: bool = False  # the transformer's body, by torch.compile
+    tf32: bool = False  # GPU: float32 products in TensorFloat-32, with 10 bits of mantissa
     micro_batch_size: int | None = None  # blocks per device and pass; null: the device's whole share
     num_workers: int = 0
     gradient_checkpointing: bool = False

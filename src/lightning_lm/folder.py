@@ -18,7 +18,8 @@ from lightning_lm.errors import Problem, Refused, refuse
 
 PACKAGES = ("torch", "lightning", "transformers", "datasets", "tokenizers", "torchmetrics", "hydra-core", "wandb")
 # What may change when a run is continued: nothing that its outcome depends on.
-FREE = {"run_dir", "name", "logger", "data.cache_dir", "hardware.num_workers", "trainer.push_to_hub"}
+FREE = {"run_dir", "name", "logger", "data.cache_dir", "trainer.push_to_hub"}
+FREE |= {f"hardware.{name}" for name in ("devices", "nodes", "strategy", "micro_batch_size", "num_workers")}
 
 
 def write_text(path: Path, text: str) -> None:
@@ -46,7 +47,7 @@ def same_settings(run: Path, settings: dict[str, Any]) -> None:
     """
     path = run / "config.yaml"
     if not path.exists():
-        if run.exists() and any(child.name != "train.log" for child in run.iterdir()):
+        if run.exists() and any(child.name not in ("train.log", "trial.json") for child in run.iterdir()):
             raise refuse("run_dir", run, "the folder isn't empty and holds no run", "choose a new one")
         return
     try:

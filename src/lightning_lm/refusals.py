@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lightning_lm.errors import Refused
+from lightning_lm.launch import Died
 from lightning_lm.overrides import diagnose
 
 
@@ -28,13 +29,13 @@ def report(error: Exception) -> int:
     return 2
 
 
-def end_job(error: Refused) -> None:
-    """Report a job that never began; alone it ends the process, in a multirun it lets the other jobs run."""
-    report(error)
+def end_job(error: Refused | Died) -> None:
+    """Report a job that never began, or died; alone it ends the process, in a multirun it lets the other jobs run."""
+    code = error.code if isinstance(error, Died) else report(error)
     hydra = HydraConfig.get()
     remove_empty(Path(hydra.runtime.output_dir))
     if hydra.mode == RunMode.RUN:
-        sys.exit(2)
+        sys.exit(code)
     raise error
 
 

@@ -1,6 +1,7 @@
 """One training run, from its configuration to its folder."""
 
 import logging
+import os
 import secrets
 import sys
 import warnings
@@ -55,7 +56,8 @@ def train(job: Config, *, run_test: bool = True) -> float:
             if models or repo or _on_hub(_dataset(job)):
                 check_before_training(models, repo, online=go_offline_if_unreachable())
             summary = _train(job, settings, run, run_test, keep_log)
-        log.info("%s", show_summary(summary, job.objective.name, run))
+        if summary["status"] == "finished":  # a pruned trial has no export to go on with
+            log.info("%s", show_summary(summary, job.objective.name, run))
         if repo is not None:
             _push(run, repo)
         return summary["val/loss"]
@@ -70,20 +72,24 @@ def _train(
     warnings.filterwarnings("ignore", message="It is recommended to use .*sync_dist")  # the metric has done so
     from lightning.pytorch.utilities import rank_zero_only
     from lightning.pytorch.utilities.exceptions import SIGTERMException
+    from transformers.utils.logging import disable_progress_bar
 
     from lightning_lm import build, folder, optim, tracking, training  # torch, Lightning and transformers: only now
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    first = rank_zero_only.rank == 0  # of several processes one tells and writes
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    rank_zero_only.rank = rank()
+    first = rank() == 0  # of several processes one tells and writes
     if not first:
         logging.getLogger("lightning_lm").setLevel(logging.ERROR)
+        disable_progress_bar()
     parts = build.build(job)
     ledger = parts.data.ledger()
     folder.same_text(run, ledger)
     run_id = (read_json(run / "environment.json") or {}).get("wandb_run_id") or secrets.token_hex(4)
+    run.mkdir(parents=True, exist_ok=True)
+    keep_log()
     if first:
-        run.mkdir(parents=True, exist_ok=True)
-        keep_log()
         folder.write_text(run / "config.yaml", OmegaConf.to_yaml(settings))  # first: it makes the folder a run's
         write_json(run / "environment.json", folder.environment(wandb_run_id=run_id))
         write_json(run / "ledger.json", ledger)
@@ -111,7 +117,7 @@ def _fit(job: Config, parts: Any, run: Path, run_test: bool, loggers: list[Any],
     """Train, score the best checkpoint, and, in the first process, export it; returns the summary."""
     from lightning.pytorch.profilers import PassThroughProfiler
 
-    from lightning_lm import export, plots, training
+    from lightning_lm import export, plots, sharding, training
     from lightning_lm.checkpoint import load_weights
 
     callbacks, telemetry, budget = training.build_callbacks(job, parts, run)
@@ -120,25 +126,27 @@ def _fit(job: Config, parts: Any, run: Path, run_test: bool, loggers: list[Any],
     last = run / "checkpoints" / "last.ckpt"
     trainer.fit(module, datamodule=parts.data, ckpt_path=last if last.exists() else None, weights_only=True)
     steps = trainer.global_step
+    pruned = any(getattr(callback, "pruned", False) for callback in callbacks)
     best = load_weights(parts.model, run / "checkpoints" / "best.ckpt")
     figures = dict(best["callbacks"]["Telemetry"]["figures"])
-    if run_test and "test" in parts.data.streams:
+    if run_test and not pruned and "test" in parts.data.streams:
         trainer.profiler = PassThroughProfiler()  # the trace is of training
         trainer.test(module, datamodule=parts.data, verbose=False)
         figures |= module.figures
-    if first:
-        export.export(run, parts.model, parts.tokenizer, parts.data)
+    if first and not pruned:
+        model = sharding.unsharded(parts.model, parts.objective, run / "checkpoints" / "best.ckpt")
+        export.export(run, model, parts.tokenizer, parts.data)
         plots.write(run, parts.objective.perplexity_label)
     return {
         **figures,
         "tokens_seen": telemetry.tokens_seen(steps),
-        "tokens_per_second": telemetry.tokens_per_second,
+        **telemetry.speed,
         "seconds": telemetry.seconds,
         "steps": steps,
         "best_step": best["global_step"],
         "parameters": parts.model.num_parameters(),
         "world_size": trainer.world_size,
-        "status": "finished",
+        "status": "pruned" if pruned else "finished",
     }
 
 
@@ -148,6 +156,11 @@ def _push(run: Path, repo: str) -> None:
         log.info("pushed to %s", push(run, repo))
     except Refused as error:
         raise Refused(*(replace(p, remedy=f"{p.remedy}; {again}") for p in error.problems)) from error
+
+
+def rank() -> int:
+    """Of this process among those of its job, as torchrun or srun tells it; 0 where it is the only one."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
 
 
 def _dataset(job: Config) -> str | None:
@@ -177,8 +190,9 @@ def logging_to(path: Path) -> Iterator[Callable[[], None]]:
     logger.handlers = [console, kept]
 
     def keep() -> None:
-        file = logging.FileHandler(path, encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        file = logging.FileHandler(path, encoding="utf-8", delay=True)
+        who = f"rank {rank()}: " if rank() else ""
+        file.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {who}%(message)s"))
         kept.setTarget(file)
         kept.flush()
         logger.handlers = [console, file]

@@ -24,6 +24,9 @@ COLUMNS = [
     "learning_rate",
     "gradient_norm",
     "tokens_per_second",
+    "data_wait",
+    "peak_memory_gb",
+    "model_flops_utilization",
     "train/loss",
     "train/perplexity",
     *(f"{split}/{name}" for split in ("val", "test") for name in EVALUATED),
@@ -70,7 +73,7 @@ def wandb_logger(
     tags: list[str],
     config: dict[str, Any],
 ) -> WandbLogger:
-    """A W&B run that a later start with the same id continues.
+    """A W&B run that a later start with the same id continues; under W&B's own agent the one that it has made.
 
     Offline, every start writes a part of its own under the same id, which ``wandb sync`` sends in order of time. Steps
     that were done again after a cut-off are in it twice, at the same ``trainer/global_step``.
@@ -91,7 +94,7 @@ def wandb_logger(
             name=name[:128],  # W&B's limits
             group=group[:128],
             tags=[tag[:64] for tag in dict.fromkeys(tags) if tag],
-            id=run_id,
+            id=os.environ["WANDB_RUN_ID"] if "WANDB_SWEEP_ID" in os.environ else run_id,
             resume="allow",
             job_type="train",
             save_dir=str(run),
@@ -121,6 +124,6 @@ def finish_wandb(summary: dict[str, Any]) -> None:
         return
     try:
         wandb.run.summary.update(summary)
-        wandb.finish(exit_code=0 if summary["status"] == "finished" else 1)
+        wandb.finish(exit_code=0 if summary["status"] in ("finished", "pruned") else 1)
     except Exception as error:  # the run folder has it all, and what really went wrong must show
         log.warning("W&B: the run could not be ended: %s", error)

@@ -1,6 +1,7 @@
 """From the typed configuration and its parts to what trains them: module, callbacks, loggers, Lightning's Trainer."""
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,19 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.profilers import PyTorchProfiler
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
 
 from lightning_lm import config as schema
 from lightning_lm.build import PROFILED_STEPS, Parts, accelerator, table
-from lightning_lm.callbacks import Budget, LastCheckpoint, RandomState, Samples, Telemetry
+from lightning_lm.callbacks import Budget, Interrupts, LastCheckpoint, Randomness, Samples, Telemetry
 from lightning_lm.checkpoint import AtomicCheckpointIO
 from lightning_lm.module import LanguageModel
 from lightning_lm.optim import build_optimizer, build_scheduler
+from lightning_lm.sharding import ShardedLanguageModel, ShardedStrategy
 from lightning_lm.tracking import RunFolderLogger, wandb_logger
 
+PATIENCE = timedelta(hours=1)  # of a process that waits for the others
 TIMED_STEPS = 10_000  # resolution of a schedule that follows the clock
 
 
@@ -34,6 +38,7 @@ def build_module(cfg: schema.Config, parts: Parts, budget: Budget) -> LanguageMo
             weight_decay=wanted.weight_decay,
             betas=tuple(wanted.betas),
             eps=wanted.eps,
+            fused=cfg.hardware.precision != "16-mixed",  # there gradients must be unscaled before they are clipped
             **({"muon_lr": wanted.lr, "momentum": wanted.momentum} if muon else {}),
         )
         scheduler = build_scheduler(
@@ -46,21 +51,27 @@ def build_module(cfg: schema.Config, parts: Parts, budget: Budget) -> LanguageMo
         )
         return optimizer, scheduler
 
-    return LanguageModel(parts.model, parts.objective, configure)
+    kind = ShardedLanguageModel if cfg.hardware.strategy == "fsdp" else LanguageModel
+    return kind(parts.model, parts.objective, configure)
 
 
 def build_callbacks(cfg: schema.Config, parts: Parts, run: Path) -> tuple[list[L.Callback], Telemetry, Budget]:
     trainer, checkpoints = cfg.trainer, run / "checkpoints"
     telemetry = Telemetry(parts.data.plan("train"), cfg.data.block_size, trainer.log_every_n_steps)
     budget = Budget(telemetry, parts.max_steps, trainer.max_minutes)
-    callbacks: list[L.Callback] = [TQDMProgressBar(refresh_rate=10), RandomState(), budget, telemetry]
+    callbacks: list[L.Callback] = [TQDMProgressBar(refresh_rate=10), Randomness(cfg.seed), budget, telemetry]
     callbacks.append(Samples(run, parts.tokenizer, cfg.seed))
     if trainer.patience is not None:
         callbacks.append(EarlyStopping("val/loss", patience=trainer.patience, check_on_train_epoch_end=False))
+    if (run / "trial.json").exists():  # a sweep's study has put it there
+        from lightning_lm.pruning import Pruning  # Optuna: only now
+
+        callbacks.append(Pruning(run / "trial.json"))
     best = ModelCheckpoint(
         checkpoints, "best", monitor="val/loss", enable_version_counter=False, save_on_train_epoch_end=False
     )
-    callbacks += [best, LastCheckpoint(checkpoints, trainer.checkpoint_every_n_steps, trainer.val_every_n_steps)]
+    last = LastCheckpoint(checkpoints, trainer.checkpoint_every_n_steps, trainer.val_every_n_steps)
+    callbacks += [best, last, Interrupts()]
     return callbacks, telemetry, budget
 
 
@@ -91,11 +102,21 @@ def build_loggers(cfg: schema.Config, settings: dict[str, Any], run: Path, run_i
     return loggers
 
 
+def build_strategy(hardware: schema.HardwareConfig) -> Strategy | str:
+    """How processes share the work; one is slow to prepare its data only as long as the others wait for it."""
+    if hardware.strategy == "auto" and hardware.devices * hardware.nodes == 1:
+        return "auto"
+    if hardware.strategy == "fsdp":
+        return ShardedStrategy(hardware.devices * hardware.nodes, timeout=PATIENCE)
+    return DDPStrategy(timeout=PATIENCE)
+
+
 def build_trainer(cfg: schema.Config, parts: Parts, run: Path, callbacks: list[Any], loggers: list[Any]) -> L.Trainer:
     trainer, hardware = cfg.trainer, cfg.hardware
     accumulate = parts.data.accumulate
     by_step = trainer.val_every_n_steps
-    profiler = None
+    torch.backends.cuda.matmul.allow_tf32 = hardware.tf32
+    profiler = next(c.clock for c in callbacks if isinstance(c, Telemetry))
     if trainer.profiler:
         steps = torch.profiler.schedule(wait=2, warmup=2, active=PROFILED_STEPS - 4)
         profiler = PyTorchProfiler(run / "profile", "trace", schedule=steps, export_to_chrome=True)
@@ -104,7 +125,7 @@ def build_trainer(cfg: schema.Config, parts: Parts, run: Path, callbacks: list[A
         accelerator=accelerator(hardware),
         devices=hardware.devices,
         num_nodes=hardware.nodes,
-        strategy=hardware.strategy,
+        strategy=build_strategy(hardware),
         precision=hardware.precision,
         max_epochs=-1,
         max_steps=-1 if parts.max_steps == sys.maxsize else parts.max_steps,

@@ -1,0 +1,161 @@
+"""Our side of the benchmarks: what ``train.py`` and ``lightning-lm evaluate`` do, with a clock."""
+
+import csv
+import json
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import inputs
+import lightning as L
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from measure import peak_memory, tell
+
+from lightning_lm import build
+from lightning_lm.config import Config, register, typed
+from lightning_lm.data.module import TextDataModule
+from lightning_lm.evaluation import evaluate as score
+from lightning_lm.overrides import job
+from lightning_lm.run import train
+from lightning_lm.speed import peak_flops
+
+
+def settings(*overrides: str) -> Config:
+    """What ``train.py`` hands to the library for these overrides."""
+    register()
+    with initialize_config_dir(str(inputs.ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    return typed(job(cfg))
+
+
+def of_text(objective: str, model: str, text: str, block: int, cache: str, *more: str, hardware: str = "cpu") -> Config:
+    validation = Path(cache) / "validation.txt"
+    validation.parent.mkdir(parents=True, exist_ok=True)
+    if not validation.exists():
+        with open(text, encoding="utf-8", newline="\n") as file:
+            validation.write_text("".join(line for _, line in zip(range(200), file, strict=False)), encoding="utf-8")
+    return settings(
+        f"objective={objective}",
+        "objective.prompts=[]",
+        "data=text",
+        f"data.train={text}",
+        f"data.validation={validation}",
+        f"data.block_size={block}",
+        f"data.cache_dir={cache}/cache",
+        f"model.name_or_path={model}",
+        "logger=none",
+        f"hardware={hardware}",
+        *more,
+    )
+
+
+def steps(
+    objective: str, model: str, text: str, batch: int, block: int, steps: int, log_every: int = 10, hardware="cpu"
+) -> dict[str, Any]:
+    """Tokens per second of training, peak memory in bytes when its last step ends, and the losses that were logged."""
+    with TemporaryDirectory() as folder:
+        cfg = of_text(
+            objective,
+            model,
+            text,
+            block,
+            folder,
+            f"trainer.max_steps={steps}",
+            f"trainer.global_batch_size={batch}",
+            f"trainer.log_every_n_steps={log_every}",
+            "trainer.limit_val_batches=1",
+            "optimizer.lr=1e-4",
+            f"run_dir={folder}/run",
+            hardware=hardware,
+        )
+        train(cfg)
+        summary = json.loads((Path(cfg.run_dir) / "summary.json").read_text(encoding="utf-8"))
+        losses = [float(row["train/loss"]) for row in logged(cfg) if row["train/loss"]]
+    speed = {"tokens_per_second": summary["tokens_per_second"], "peak_memory": summary["peak_memory_gb"] * 1e9}
+    return {**speed, "losses": losses}
+
+
+def logged(cfg: Config) -> list[dict[str, str]]:
+    with (Path(cfg.run_dir) / "metrics.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def evaluate(objective: str, model: str, text: str, batch: int, block: int) -> dict[str, Any]:
+    """Seconds of scoring a text once it is tokens, peak memory in bytes, and the scores."""
+    with TemporaryDirectory() as folder:
+        parts = build.build(of_text(objective, model, text, block, folder))
+        began = time.perf_counter()
+        stream, sizes = parts.data.streams["train"], {"block_size": block, "batch_size": batch}
+        figures = score(parts.model, parts.tokenizer, parts.objective, stream, **sizes)
+        seconds = time.perf_counter() - began
+    return {"seconds": seconds, "peak_memory": peak_memory(), **figures}
+
+
+def prepared(cfg: Config) -> tuple[TextDataModule, float, float]:
+    """The data, and the seconds that the tokenizer took to load and the text to become tokens."""
+    began = time.perf_counter()
+    tokenizer = build.build_tokenizer(cfg, None)
+    loaded = time.perf_counter()
+    objective = build.build_objective(cfg.objective, tokenizer)
+    data = build.build_data(cfg, build.build_corpus(cfg.data), tokenizer, objective)
+    data.prepare_data()
+    return data, loaded - began, time.perf_counter() - loaded
+
+
+def prepare(objective: str, model: str, text: str, block: int, cache: str | None = None) -> dict[str, Any]:
+    """Seconds of making blocks from a text (and of loading the tokenizer), tokens, and peak memory in bytes."""
+    with TemporaryDirectory() as folder:
+        cfg = of_text(objective, model, text, block, cache or folder)
+        data, loading, seconds = prepared(cfg)
+        tokens = len(data.streams["train"].tokens)
+    return {"seconds": seconds, "tokenizer_seconds": loading, "tokens": tokens, "peak_memory": peak_memory()}
+
+
+def batches(objective: str, model: str, text: str, batch: int, block: int, seconds: float) -> dict[str, Any]:
+    """Tokens per second of the training loader, with no model: whole epochs for at least so many seconds."""
+    with TemporaryDirectory() as folder:
+        cfg = of_text(objective, model, text, block, folder, f"trainer.global_batch_size={batch}")
+        data, _, _ = prepared(cfg)
+        data.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+        loader, tokens = data.train_dataloader(), 0
+        next(iter(loader))
+        began = time.perf_counter()
+        while (spent := time.perf_counter() - began) < seconds:
+            tokens += sum(item["input_ids"].numel() for item in loader)
+    return {"tokens_per_second": tokens / spent, "peak_memory": peak_memory()}
+
+
+def race(overrides: list[str], figure: str, train_text: str, test_text: str) -> list[tuple[int, float, float]]:
+    """A recipe's (step, seconds in training steps until then, figure on the test text) at each of its validations."""
+    with TemporaryDirectory() as folder:
+        files = [f"data.train={train_text}", f"data.validation={test_text}", f"data.cache_dir={folder}/cache"]
+        cfg = settings(*overrides, "data=text", *files, "logger=none", f"run_dir={folder}/run")
+        train(cfg, run_test=False)
+        rows = logged(cfg)
+    seconds, tokens, clock = 0.0, 0, []  # the clock at each logged step; it stands still during validations
+    for row in rows:
+        if row["tokens_per_second"]:
+            seconds += (int(row["tokens_seen"]) - tokens) / float(row["tokens_per_second"])
+            tokens = int(row["tokens_seen"])
+            clock.append((int(row["step"]), seconds))
+    scores = [(int(row["step"]), float(row[name])) for row in rows if row[name := f"val/{figure}"]]
+    return [(step, next(s for at, s in clock if at >= step), score) for step, score in scores]
+
+
+def machine(hardware: str) -> dict[str, Any]:
+    """The device that ``hardware=…`` means (None: there is none), its peak in FLOP/s, and the same for Trainer."""
+    wanted, gpu = settings(f"hardware={hardware}").hardware, hardware == "gpu"
+    for_trainer = {"use_cpu": not gpu, "bf16": "bf16" in wanted.precision, "torch_compile": wanted.compile}
+    for_trainer["dataloader_num_workers"] = wanted.num_workers
+    if gpu and not torch.cuda.is_available():
+        return {"device": None}
+    device = torch.cuda.get_device_name() if gpu else "CPU"
+    return {"device": device, "peak": peak_flops(device, wanted.precision), "for_trainer": for_trainer}
+
+
+if __name__ == "__main__":
+    tell(steps, evaluate, prepare, batches, race, machine)

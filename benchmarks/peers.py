@@ -1,0 +1,184 @@
+"""What we are held against: transformers.Trainer with the well-known recipe, a bare loop, the Rust tokenizer."""
+
+import math
+import time
+from itertools import chain, cycle, islice
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from datasets import Dataset, load_dataset
+from measure import WARM_UP_STEPS, peak_memory, tell
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    default_data_collator,
+)
+
+
+def recipe(objective: str, tokenizer: Any, text: str, block: int, cache: str) -> Dataset:
+    """Blocks as in transformers' examples run_clm.py and run_mlm.py: two maps, a tail lost with each 1,000 rows."""
+    mlm = objective == "mlm"
+
+    def tokenize(examples: dict[str, list]) -> dict[str, list]:
+        return tokenizer(examples["text"], return_special_tokens_mask=mlm)
+
+    def group_texts(examples: dict[str, list]) -> dict[str, list]:
+        joined = {name: list(chain(*column)) for name, column in examples.items()}
+        total = len(joined["input_ids"]) // block * block
+        result = {name: [ids[i : i + block] for i in range(0, total, block)] for name, ids in joined.items()}
+        if not mlm:
+            result["labels"] = result["input_ids"].copy()
+        return result
+
+    rows = load_dataset("text", data_files=[str(text)], split="train", keep_linebreaks=True, cache_dir=cache)
+    return rows.map(tokenize, batched=True, remove_columns=["text"]).map(group_texts, batched=True)
+
+
+def collator(objective: str, tokenizer: Any) -> Any:
+    return DataCollatorForLanguageModeling(tokenizer) if objective == "mlm" else default_data_collator
+
+
+def load(objective: str, model: str) -> torch.nn.Module:
+    auto = transformers.AutoModelForMaskedLM if objective == "mlm" else transformers.AutoModelForCausalLM
+    return auto.from_pretrained(model, dtype=torch.float32)
+
+
+def arguments(folder: str, **given: Any) -> TrainingArguments:
+    """Trainer's defaults, the fused AdamW among them, but nothing is saved or reported."""
+    usual = {"save_strategy": "no", "report_to": "none", "use_cpu": True, "weight_decay": 0.01, "learning_rate": 1e-4}
+    return TrainingArguments(folder, **{**usual, **given})
+
+
+class Clock(TrainerCallback):
+    """When the steps ended, and the memory that they took."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.ends.append(time.perf_counter())
+
+    def tokens_per_second(self, tokens_per_step: int) -> float | None:
+        measured = self.ends[WARM_UP_STEPS - 1 :]
+        return tokens_per_step * (len(measured) - 1) / (measured[-1] - measured[0]) if len(measured) > 1 else None
+
+
+def train(model: torch.nn.Module, samples: Any, collate: Any, clock: Clock, **given: Any) -> list[float]:
+    """Train with Trainer; returns the losses that it logged."""
+    with TemporaryDirectory() as folder:
+        trainer = Trainer(
+            model, arguments(folder, **given), train_dataset=samples, data_collator=collate, callbacks=[clock]
+        )
+        trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def steps(
+    objective: str, model: str, text: str, batch: int, block: int, steps: int, log_every: int = 10, **given: Any
+) -> dict[str, Any]:
+    """Tokens per second of training, peak memory in bytes, and the losses that were logged."""
+    tokenizer, clock = AutoTokenizer.from_pretrained(model), Clock()
+    with TemporaryDirectory() as cache:
+        samples = recipe(objective, tokenizer, text, block, cache)
+        sizes = {"max_steps": steps, "per_device_train_batch_size": batch, "logging_steps": log_every}
+        losses = train(load(objective, model), samples, collator(objective, tokenizer), clock, **sizes, **given)
+    peak = peak_memory() if given.get("use_cpu", True) else torch.cuda.max_memory_allocated()
+    return {"tokens_per_second": clock.tokens_per_second(batch * block), "peak_memory": peak, "losses": losses}
+
+
+def bare(model: str, text: str, batch: int, block: int, steps: int) -> dict[str, Any]:
+    """The limit of causal training: our loss, its batches ready in memory, and nothing else between the steps."""
+    from lightning_lm.loss import find_head, labelled_nll
+    from lightning_lm.memory import keep_freed_blocks
+
+    keep_freed_blocks()
+    with TemporaryDirectory() as cache:
+        blocks = recipe("clm", AutoTokenizer.from_pretrained(model), text, block, cache)
+        ids = torch.tensor(blocks[: batch * steps]["input_ids"])
+    ready = [
+        {"input_ids": x, "labels": torch.nn.functional.pad(x[:, 1:], (0, 1), value=-100)} for x in ids.split(batch)
+    ]
+    network = load("clm", model).train()
+    head, clock = find_head(network), Clock()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
+    for ready_batch in islice(cycle(x for x in ready if len(x["labels"]) == batch), steps):
+        sums = labelled_nll(network, head, ready_batch)
+        (sums.nll / sums.tokens).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        clock.on_step_end()
+    return {"tokens_per_second": clock.tokens_per_second(batch * block), "peak_memory": peak_memory()}
+
+
+def evaluate(objective: str, model: str, text: str, batch: int, block: int) -> dict[str, Any]:
+    """Seconds of Trainer.evaluate with perplexity and accuracy, as in the examples; peak memory; the scores."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+
+    def argmax(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return logits.argmax(-1)
+
+    def accuracy(predicted: Any) -> dict[str, float]:
+        guesses, labels = predicted.predictions, predicted.label_ids
+        if objective == "clm":
+            guesses, labels = guesses[:, :-1], labels[:, 1:]
+        scored = labels != -100
+        return {"accuracy": float(np.mean(guesses[scored] == labels[scored])), "tokens": int(scored.sum())}
+
+    with TemporaryDirectory() as folder:
+        samples = recipe(objective, tokenizer, text, block, folder)
+        trainer = Trainer(
+            load(objective, model),
+            arguments(folder, per_device_eval_batch_size=batch),
+            eval_dataset=samples,
+            data_collator=collator(objective, tokenizer),
+            compute_metrics=accuracy,
+            preprocess_logits_for_metrics=argmax,
+        )
+        began = time.perf_counter()
+        found = trainer.evaluate()
+        scores = {"loss": found["eval_loss"], "perplexity": math.exp(found["eval_loss"])}
+        seconds = time.perf_counter() - began
+    scores |= {name: found[f"eval_{name}"] for name in ("accuracy", "tokens")}
+    return {"seconds": seconds, "peak_memory": peak_memory(), **scores}
+
+
+def prepare(objective: str, model: str, text: str, block: int) -> dict[str, Any]:
+    """Seconds of making blocks from a text, tokens in them, and peak memory in bytes."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    with TemporaryDirectory() as cache:
+        began = time.perf_counter()
+        blocks = recipe(objective, tokenizer, text, block, cache)
+        seconds = time.perf_counter() - began
+    return {"seconds": seconds, "tokens": len(blocks) * block, "peak_memory": peak_memory()}
+
+
+def rust(model: str, text: str) -> dict[str, Any]:
+    """The limit of tokenising: seconds of reading the lines and of ``encode_batch_fast``, whose tokens are dropped."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer("")  # a call without options switches truncation and padding off
+    began, tokens = time.perf_counter(), 0
+    with open(text, encoding="utf-8", newline="\n") as file:
+        while rows := list(islice(file, 10_000)):
+            tokens += sum(map(len, tokenizer.backend_tokenizer.encode_batch_fast(rows)))
+    return {"seconds": time.perf_counter() - began, "tokens": tokens, "peak_memory": peak_memory()}
+
+
+def flops_per_token(objective: str, model: str, block: int) -> float:
+    """Of a training step with the head at every position: three times those of a forward pass."""
+    auto = transformers.AutoModelForMaskedLM if objective == "mlm" else transformers.AutoModelForCausalLM
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        network = auto.from_config(transformers.AutoConfig.from_pretrained(model))
+        network(input_ids=torch.zeros(1, block, dtype=torch.long))
+    return 3 * counter.get_total_flops() / block
+
+
+if __name__ == "__main__":
+    tell(steps, bare, evaluate, prepare, rust, flops_per_token)

@@ -1,0 +1,146 @@
+"""How soon a recipe of ours reaches what Trainer's AdamW has after its last step; both with four trials.
+
+Both are judged by the same evaluation of the same test text, and the clock runs in training steps only: neither
+start-up nor evaluation counts. A recipe's time is that of its first validation at or below the target.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import inputs
+from measure import fresh, tell
+
+RATES = [1e-3, 2e-3, 3e-3, 5e-3]  # the baseline's trials
+STEPS, WARM_UP, BATCH, BLOCK = 400, 20, 16, 128
+BASELINE = {"clm": "gpt2", "mlm": "bert"}  # 192 wide, 4 layers, a vocabulary of 4096 trained on the text
+FIGURE = {"clm": "bits_per_byte", "mlm": "loss"}  # MLM has no bits per byte: nats per masked token, same vocabulary
+# The recipe's trials: what each changes in experiment=speedrun_clm or speedrun_mlm
+TRIALS = {
+    "clm": [["optimizer.lr=0.01"], ["optimizer.lr=0.02"], ["optimizer.lr=0.03"], ["optimizer.lr=0.05"]],
+    "mlm": [["optimizer.lr=0.01"], ["optimizer.lr=0.02"], ["optimizer.lr=0.03"], ["optimizer.lr=0.05"]],
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """The target, and what times either side's best trial once more."""
+
+    target: float
+    steps: int
+    ours: Callable[[], dict[str, Any]]
+    baseline: Callable[[], dict[str, Any]]
+
+
+def files(text: Path | None, test: Path | None) -> tuple[Path, Path]:
+    """What is trained on and what is scored: the given files, or Python's reference text, split by topic."""
+    if text is not None:
+        if test is None:
+            raise RuntimeError("--text needs --test here, a text that the models don't see")
+        return text, test
+    paths = [inputs.FOLDER / "texts" / f"python_docs-{split}.txt" for split in ("train", "test")]
+    for path, split in zip(paths, ("train", "test"), strict=True):
+        inputs.write(path, "".join(inputs.lines(None, split)).encode())
+    return paths[0], paths[1]
+
+
+def search(objective: str, train: Path, test: Path, quick: bool = False) -> Found:
+    """All trials of both sides, each in a fresh process; prints them and keeps them in ``outputs/bench``.
+
+    Raises:
+        RuntimeError: there is no such recipe, or none of its trials reaches the target.
+    """
+    experiment = f"speedrun_{objective}"
+    if not (inputs.ROOT / "conf" / "experiment" / f"{experiment}.yaml").exists():
+        raise RuntimeError(f"conf/experiment/{experiment}.yaml is missing: the speedrun is its recipe")
+    case = {"objective": objective, "train": train, "test": test, "steps": 8 if quick else STEPS}
+    trials = [
+        {"rate": rate, **fresh("speedrun.py", "baseline", rate=rate, **case)} for rate in RATES[: 1 if quick else 4]
+    ]
+    best = min(trials, key=lambda trial: trial["figure"])
+    target = best["figure"]
+    for trial in trials:
+        print(f"  baseline {trial['rate']:g}: {trial['figure']:.4f} in {trial['seconds']:.0f} s", flush=True)
+    shorter = [f"trainer.max_steps={case['steps']}"] if quick else []
+    race = {"figure": FIGURE[objective], "train_text": train, "test_text": test}
+
+    def ours(changes: list[str]) -> dict[str, Any]:
+        overrides = [f"experiment={experiment}", *changes, *shorter]
+        points = fresh("ours.py", "race", overrides=overrides, **race)
+        seconds = next((seconds for _, seconds, figure in points if figure <= target), None)
+        return {"changes": changes, "seconds": seconds, "points": points}
+
+    recipes = [ours(changes) for changes in TRIALS[objective][: 1 if quick else 4]]
+    for trial in recipes:
+        reached = f"the target in {trial['seconds']:.0f} s" if trial["seconds"] else "never at the target"
+        print(f"  recipe {' '.join(trial['changes'])}: {trial['points'][-1][2]:.4f}, {reached}", flush=True)
+    kept = {"target": target, "baseline": trials, "recipe": recipes}
+    inputs.write(inputs.FOLDER / f"{experiment}{'-quick' if quick else ''}.json", json.dumps(kept, indent=1).encode())
+    there = [trial for trial in recipes if trial["seconds"]]
+    if not there:
+        raise RuntimeError(f"no trial of {experiment} reaches {target:.4f}, the baseline's {FIGURE[objective]}")
+    fastest = min(there, key=lambda trial: trial["seconds"])["changes"]
+
+    def again() -> dict[str, Any]:
+        found = ours(fastest)
+        if found["seconds"] is None:
+            raise RuntimeError(f"{experiment} with {fastest} missed {target:.4f} this time")
+        return found
+
+    return Found(target, case["steps"], again, lambda: fresh("speedrun.py", "baseline", rate=best["rate"], **case))
+
+
+def baseline(objective: str, train: str, test: str, steps: int, rate: float) -> dict[str, Any]:
+    """Trainer's AdamW from scratch: seconds of its steps, and the figure on the test text that it ends with."""
+    import ours
+    import peers
+    from transformers import TrainerCallback
+
+    from lightning_lm import build
+    from lightning_lm.evaluation import evaluate
+
+    class Stopwatch(TrainerCallback):
+        def on_step_begin(self, arguments: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 0:
+                self.began = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.seconds = time.perf_counter() - self.began
+
+    kind, watch = BASELINE[objective], Stopwatch()
+    with TemporaryDirectory() as folder:
+        data = ["data=text", f"data.train={train}", f"data.validation={test}", f"data.block_size={BLOCK}"]
+        data += [f"data.cache_dir={folder}/cache", "logger=none", "hardware=cpu"]
+        # The shape and the vocabulary's kind and size are those of the project's tiny models
+        parts = build.build(ours.settings(f"model={kind}-tiny", f"objective={objective}", *NO_DROPOUT[kind], *data))
+        samples = peers.recipe(objective, parts.tokenizer, train, BLOCK, folder)
+        peers.train(
+            parts.model.train(),
+            samples,
+            peers.collator(objective, parts.tokenizer),
+            watch,
+            max_steps=steps,
+            warmup_steps=WARM_UP,
+            per_device_train_batch_size=BATCH,
+            learning_rate=rate,
+            weight_decay=0.1,
+            adam_beta2=0.95,
+        )
+        figures = evaluate(
+            parts.model, parts.tokenizer, parts.objective, parts.data.streams["validation"], block_size=BLOCK
+        )
+    return {"seconds": watch.seconds, "figure": figures[FIGURE[objective]]}
+
+
+NO_DROPOUT = {
+    "gpt2": [f"model.config.{place}_pdrop=0" for place in ("resid", "embd", "attn")],
+    "bert": [f"model.config.{place}_dropout_prob=0" for place in ("hidden", "attention_probs")],
+}
+
+
+if __name__ == "__main__":
+    tell(baseline)

@@ -1,0 +1,176 @@
+"""The processes of a job: who starts them, which of them this one is, and what is told when one dies."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import contextmanager
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+from typing import Any
+
+from lightning_lm.checks import check
+from lightning_lm.config import Config, Strategy
+from lightning_lm.errors import Problem, Refused, refuse
+from lightning_lm.folder import read_json
+from lightning_lm.run import logging_to, train
+
+log = logging.getLogger(__name__)
+
+PRELOADED = ["lightning_lm.build", "lightning_lm.export", "lightning_lm.plots", "lightning_lm.training", "wandb"]
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+class Died(Exception):
+    """A process of the job ended early; what it said is told already. ``code`` is the exit code for the command."""
+
+    def __init__(self, message: str, code: int):
+        self.code = code
+        super().__init__(message)
+
+    def __reduce__(self):
+        return Died, (*self.args, self.code)
+
+
+def start(job: Config, named: bool) -> float:
+    """Train in this process where it is the only one or torchrun or srun has started it for that, else in new ones.
+
+    ``named`` tells whether the user has named the run folder; the default has the time in it. Raises what ``run_job``
+    raises; of a node's processes one tells its refusal and the others only exit with 2.
+    """
+    several = job.hardware.devices * job.hardware.nodes > 1 or job.hardware.strategy is Strategy.fsdp
+    processes = launched(os.environ)
+    if processes is None:
+        return run_job(job) if several else train(job)
+    try:
+        check_launched(job, processes, named)
+        return train(job)
+    except Refused:
+        if int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0):
+            raise SystemExit(2) from None
+        raise
+
+
+def launched(environ: Mapping[str, str]) -> int | None:
+    """How many processes of this job torchrun or srun has started; None where this is no such process."""
+    if "TORCHELASTIC_RUN_ID" in environ:
+        return int(environ["WORLD_SIZE"])
+    tasks = int(environ.get("SLURM_NTASKS", 1)) if "SLURM_STEP_ID" in environ else 1
+    return tasks if tasks > 1 else None
+
+
+def check_launched(job: Config, processes: int, named: bool) -> None:
+    devices, nodes = job.hardware.devices, job.hardware.nodes
+    found = []
+    if devices * nodes != processes:
+        wrong = f"with hardware.nodes={nodes} that makes {devices * nodes} processes, but {processes} were started"
+        found.append(Problem("hardware.devices", devices, wrong, "give torchrun or srun the same numbers"))
+    if not named:
+        wrong = "each process would take another time for its name"
+        found.append(Problem("run_dir", job.run_dir, wrong, "name it: run_dir=outputs/NAME, the same on all nodes"))
+    if found:
+        raise Refused(*found)
+
+
+def run_job(job: Config, run_test: bool = True) -> float:
+    """Train in child processes, one per device, and leave this one as it was.
+
+    They are forked from a server that has imported torch and transformers but computed nothing: a fork of a process
+    whose OpenMP or CUDA has started hangs or fails. torch's elastic agent starts and watches them.
+
+    Returns:
+        The best validation loss in nats per token.
+
+    Raises:
+        Refused: by one of the processes, or before there are any.
+        Died: a process ended with an error; it is on the console and in the folder's ``train.log``.
+        SystemExit: 128 + the number of the signal that interrupted the job.
+    """
+    check(job)
+    if job.hardware.nodes > 1:
+        remedy = "start train.py on each of them with torchrun or srun"
+        raise refuse("hardware.nodes", job.hardware.nodes, "a command by itself reaches only its own machine", remedy)
+    run = Path(job.run_dir)
+    if (read_json(run / "summary.json") or {}).get("status") == "finished":
+        return train(job, run_test=run_test)  # only tells the figures
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # told here, in the words of a run
+    errors: SimpleQueue = context.SimpleQueue()
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=job.hardware.devices,
+        run_id="run",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
+        start_method="forkserver",
+    )
+    place = (os.getcwd(), dict(os.environ), sys.argv)
+    try:
+        with own_signal_handlers():
+            return elastic_launch(config, _rank)(job, run_test, errors, place)[0]
+    except SignalException as told:
+        raise SystemExit(128 + told.sigval) from None
+    except ChildFailedError as error:
+        raise _cause(run, errors, *error.get_first_failure()) from None
+
+
+def _rank(job: Config, run_test: bool, errors: SimpleQueue, place: tuple[str, dict[str, str], list[str]]) -> float:
+    """One rank's part; ``errors`` gets what went wrong, as a refusal or a text."""
+    folder, environ, sys.argv = place
+    os.chdir(folder)
+    os.environ.update(environ)
+    rank = int(os.environ["RANK"])
+    try:
+        return train(job, run_test=run_test)
+    except Refused as problem:
+        errors.put((rank, problem))
+        raise SystemExit(2) from None
+    except Exception:
+        errors.put((rank, traceback.format_exc()[-20_000:]))  # a pipe holds this much while nobody reads
+        time.sleep(1)  # the others' lost connections are no cause: let the agent see first who died
+        raise SystemExit(1) from None
+
+
+def _cause(run: Path, errors: SimpleQueue, rank: int, failure: Any) -> BaseException:
+    """What ended the job: a refusal, an interrupt, or a rank's death, which is told."""
+    code = failure.exitcode
+    if code in (130, 143):
+        return SystemExit(code)
+    if code < 0:
+        how = f"rank {rank} (pid {failure.pid}) was killed by {signal.Signals(-code).name}"
+        with logging_to(run / "train.log") as keep:
+            if run.exists():
+                keep()
+            log.error("%s", how)
+        return Died(how, 128 - code)
+    if errors.empty():  # it ended before _rank began
+        return Died(f"rank {rank} did not start", code)
+    rank, what = errors.get()
+    if isinstance(what, Refused):
+        return what
+    sys.stderr.write(f"rank {rank}: {what}")
+    return Died(f"rank {rank} failed", code)
+
+
+@contextmanager
+def own_signal_handlers():
+    """The agent installs its handlers for good: put back those that were there."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,296 @@
+"""Sweeps: every job with its own settings, none twice, studies that survive, and what is told at the end."""
+
+import csv
+import itertools
+import json
+import math
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from lightning_lm import study, sweep
+from lightning_lm.errors import Refused
+
+
+@pytest.fixture
+def command(tiny_gpt2, text, tmp_path):
+    """``train.py`` with a small model, as a command that prints to files."""
+    settings = [
+        *(f"data.{split}={text}" for split in ("train", "validation", "test")),
+        f"model.name_or_path={tiny_gpt2}",
+        "data=text",
+        "data.block_size=32",
+        f"data.cache_dir={tmp_path / 'cache'}",
+        "objective.prompts=[]",
+        "trainer.global_batch_size=8",
+        "trainer.limit_train_batches=2",
+        "trainer.limit_val_batches=1",
+        "trainer.log_every_n_steps=1",
+        "trainer.max_epochs=3",
+        "hardware=cpu",
+        "logger=none",
+    ]
+
+    def start(*overrides: str) -> subprocess.Popen:
+        arguments = [sys.executable, str(ROOT / "train.py"), *settings, *overrides]
+        with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+            return subprocess.Popen(arguments, cwd=tmp_path, stdout=out, stderr=err, start_new_session=True)
+
+    def run(*overrides: str) -> tuple[int, str, str]:
+        code = start(*overrides).wait(timeout=300)
+        return code, (tmp_path / "out").read_text(), (tmp_path / "err").read_text()
+
+    run.start, run.folder = start, tmp_path
+    return run
+
+
+def summary(job: Path) -> dict:
+    return json.loads((job / "summary.json").read_text())
+
+
+def config(job: Path):
+    return OmegaConf.load(job / "config.yaml")
+
+
+def steps(job: Path) -> list[int]:
+    """At which the training loss was logged, in the order of the file."""
+    with (job / "metrics.csv").open() as file:
+        return [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
+
+
+def kill_when(process: subprocess.Popen, path: Path) -> None:
+    """SIGKILL to the whole command once there is such a file."""
+    for _ in range(1200):
+        if path.exists():
+            break
+        assert process.poll() is None, "it ended before"
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+# ------------------------------------------------------------------------------------------------------------- grids
+
+
+def test_a_grid_is_cut_off_and_gone_on_with(command):
+    """Two processes a job; two jobs diverge, the third is killed in its middle."""
+    folder = command.folder / "outputs" / "sweeps" / "mine"
+    typed = ["sweep=lr_wd_grid", "optimizer.lr=1e20,1e-2", "optimizer.weight_decay=0,0.5", "hardware.devices=2"]
+    typed += ["hydra.sweep.dir=outputs/sweeps/mine"]
+    kill_when(command.start(*typed), folder / "2" / "checkpoints" / "last.ckpt")
+    (folder / "2" / "summary.json").unlink(missing_ok=True)
+    told = (command.folder / "err").read_text()
+    assert re.search("optimizer.lr=1e.20: the training loss is (nan|inf)", told), "at once"
+    before = {job: (folder / job / "train.log").stat().st_mtime_ns for job in "01"}
+
+    code, out, err = command(*typed)
+    assert code == 0, err
+    assert {job: (folder / job / "train.log").stat().st_mtime_ns for job in "01"} == before, "done: not touched again"
+    expected = list(itertools.product((1e20, 1e-2), (0.0, 0.5)))
+    for number, (lr, decay) in enumerate(expected):
+        settings = config(folder / str(number))
+        assert (settings.optimizer.lr, settings.optimizer.weight_decay) == (lr, decay)
+        assert settings.logger.group == "mine"
+        assert summary(folder / str(number))["status"] == ("finished" if lr < 1 else "diverged")
+    for number in (2, 3):
+        assert steps(folder / str(number)) == [1, 2, 3, 4, 5, 6]
+        assert summary(folder / str(number))["world_size"] == 2
+        assert "test/loss" not in summary(folder / str(number))
+    rows = [line.split() for line in out.splitlines() if re.match(r" *\d  ", line)]
+    assert [(int(row[0]), float(row[1]), float(row[2])) for row in rows] == [(i, *e) for i, e in enumerate(expected)]
+    assert [row[-2] for row in rows] == ["diverged", "diverged", "finished", "finished"]
+    assert float(rows[2][3]) == pytest.approx(summary(folder / "2")["val/loss"], abs=1e-4)
+    assert "4 jobs in outputs/sweeps/mine: 2 diverged, 2 finished" in out
+
+
+def test_a_refused_and_a_killed_job_leave_the_others_alone(command):
+    """Of three jobs one can't begin, and one is killed; the console tells at once, and the exit code at the end."""
+    folder = command.folder / "s"
+    process = command.start(
+        "hydra.mode=MULTIRUN", "trainer.max_epochs=3,100000", "optimizer.lr=1e-2", "hydra.sweep.dir=s"
+    )
+    log = folder / "1" / "checkpoints" / "last.ckpt"
+    for _ in range(1200):
+        if log.exists():
+            break
+        time.sleep(0.1)
+    ranks = subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(ranks[-1]), signal.SIGKILL)  # the youngest process: the one that trains
+    assert process.wait(timeout=60) == 1
+    assert summary(folder / "0")["status"] == "finished"
+    assert "was killed by SIGKILL" in (command.folder / "err").read_text()
+    assert "1 cut off" in (command.folder / "out").read_text()
+
+
+def test_a_folder_takes_the_same_sweep_only(tmp_path):
+    jobs = [{"seed": "0"}, {"seed": "1"}]
+    sweep.claim_folder(tmp_path / "s", {"optimizer.lr": "1", "logger": "none"}, jobs)
+    sweep.claim_folder(tmp_path / "s", {"optimizer.lr": "1"}, [*jobs, {"seed": "2"}])  # it may grow
+    for fixed, search in [
+        ({"optimizer.lr": "2"}, jobs),
+        ({"optimizer.lr": "1"}, jobs[:1]),
+        ({"optimizer.lr": "1"}, jobs[::-1]),
+    ]:
+        with pytest.raises(Refused, match="holds another sweep"):
+            sweep.claim_folder(tmp_path / "s", fixed, search)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    with pytest.raises(Refused, match="holds no sweep"):
+        sweep.claim_folder(tmp_path / "other", {}, jobs)
+
+
+# ----------------------------------------------------------------------------------------------------------- studies
+
+
+def test_an_unseeded_search_on_two_processes_is_cut_off_and_gone_on_with(command):
+    """Every rank of every job trained with the job's own rate; pruned, diverged and finished trials are told apart."""
+    folder = command.folder / "s"
+    typed = ["sweep=lr_wd_optuna", "optimizer.lr=tag(log,interval(1e-3,1e3))", "optimizer.weight_decay=0"]
+    typed += ["scheduler=constant", "hardware.devices=2", "hydra.sweep.dir=s", "hydra.sweeper.trials=6"]
+    typed += ["hydra.sweeper.sampler=random", "hydra.sweeper.seed=null", "hydra.sweeper.reduction_factor=2"]
+    kill_when(command.start(*typed), folder / "1" / "checkpoints" / "last.ckpt")
+    code, out, err = command(*typed)
+    assert code == 0, err
+    with sqlite3.connect(folder / "study.db") as db:
+        drawn = dict(db.execute("select number, param_value from trials natural join trial_params"))
+        states = [state for (state,) in db.execute("select state from trials order by number")]
+        reported = db.execute(
+            "select number, step, intermediate_value from trials natural join trial_intermediate_values"
+        ).fetchall()
+    assert [*drawn] == [*range(6)] and len(set(drawn.values())) == 6
+    names = {"finished": "COMPLETE", "pruned": "PRUNED", "diverged": "FAIL"}
+    for number, rate in drawn.items():
+        job = folder / str(number)
+        assert config(job).optimizer.lr == rate
+        with (job / "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert {float(row["learning_rate"]) for row in rows if row["learning_rate"]} <= {rate}
+        assert states[number] == names[summary(job)["status"]]
+        ranks = [int(step) for step in steps(job)]
+        assert ranks == sorted(set(ranks)), "no step twice"
+        assert (job / "export").exists() == (states[number] == "COMPLETE")
+    # The rule, by hand: after validations 1 and 2 (of 3) the best half of those that came as far goes on.
+    kept: dict[int, list[float]] = {2: [], 4: []}
+    for number in range(6):
+        ours = {step: value for n, step, value in reported if n == number}
+        for step, seen in kept.items():
+            if step in ours:
+                seen.append(ours[step])
+                good = ours[step] <= sorted(seen)[max(len(seen) // 2 - 1, 0)]
+                assert good == (step + 2 in ours or states[number] == "FAIL"), (number, step, ours, seen)
+    assert "6 jobs in s: " in out
+
+
+def parse(*texts: str):
+    return {o.get_key_element(): o for o in OverridesParser.create().parse_overrides([*texts])}
+
+
+def test_the_search_space_is_written_as_hydra_writes_it():
+    found = study.space(
+        parse(
+            "a=interval(0,0.1)",
+            "b=tag(log,interval(1e-5,1e-2))",
+            "c=int(interval(1,8))",
+            "d=range(2,10,2)",
+            "e=range(0.5,2,0.5)",
+            "f=x,'y z'",
+            "g=choice(true,[1,2])",
+        )
+    )
+    assert found == {
+        "a": FloatDistribution(0, 0.1),
+        "b": FloatDistribution(1e-5, 1e-2, log=True),
+        "c": IntDistribution(1, 8),
+        "d": IntDistribution(2, 8, step=2),
+        "e": FloatDistribution(0.5, 1.5, step=0.5),
+        "f": CategoricalDistribution(["x", "'y z'"]),
+        "g": CategoricalDistribution(["True", "[1,2]"]),
+    }
+    with pytest.raises(Refused, match=r"a=interval\(2,1\)"):
+        study.space(parse("a=interval(2,1)"))
+
+
+def test_a_seeded_study_that_was_cut_off_draws_what_it_would_have_drawn(tmp_path):
+    def draw(folder: Path, *stops: int) -> list[dict[str, str]]:
+        folder.mkdir(exist_ok=True)
+        for stop in stops:
+            ours = study.Study(folder, study.space(parse("optimizer.lr=tag(log,interval(1e-5,1))")), "tpe", 3, None)
+            while batch := ours.next_batch(stop, 1):
+                rate = float(ours.jobs()[batch[0]]["optimizer.lr"])
+                (folder / str(batch[0]) / "summary.json").write_text(
+                    json.dumps({"status": "finished", "val/loss": abs(math.log(rate) + 5)})
+                )
+                ours.tell(batch, [None])
+        return ours.jobs()
+
+    whole = draw(tmp_path / "whole", 14)
+    assert draw(tmp_path / "parts", 2, 5, 14) == whole
+    assert len({job["optimizer.lr"] for job in whole}) == 14
+
+
+# ------------------------------------------------------------------------------------- side by side, and on a cluster
+
+
+def test_jobs_side_by_side_have_gpus_of_their_own(tmp_path):
+    """Six jobs that want two of five devices each: never more than two at once, and no device in two of them."""
+    using: list[str] = []
+    most = []
+
+    def job() -> None:
+        with sweep.claimed(["0", "1", "2", "3", "4"], 2, tmp_path) as mine:
+            assert len(set(mine)) == 2 and not set(mine) & set(using)
+            using.extend(mine)
+            most.append(len(using))
+            time.sleep(0.1)
+            for device in mine:
+                using.remove(device)
+
+    failed = []
+    threading.excepthook = failed.append
+    threads = [threading.Thread(target=job) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed and len(most) == 6 and max(most) <= 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [["joblib", "hydra.launcher.n_jobs=2"], ["submitit_local"]])
+def test_launchers(command, launcher):
+    rates = "1e-2,1e20,1e-3"
+    code, out, err = command(
+        "hydra.mode=MULTIRUN",
+        f"optimizer.lr={rates}",
+        "hydra.sweep.dir=s",
+        f"hydra/launcher={launcher[0]}",
+        *launcher[1:],
+    )
+    assert code == 0, err
+    for number, rate in enumerate(rates.split(",")):
+        job = command.folder / "s" / str(number)
+        assert config(job).optimizer.lr == float(rate)
+        assert summary(job)["status"] == ("diverged" if rate == "1e20" else "finished")
+    assert "3 jobs in s: 2 finished, 1 diverged" in out
+
+
+# ------------------------------------------------------------------------------------------------------ configuration
+
+
+@pytest.mark.parametrize("name", ["lr_wd_grid", "lr_wd_seeds", "lr_wd_optuna"])
+def test_a_named_search_leaves_the_recipe_alone(name):
+    plain, searched = compose("experiment=quickstart"), compose("experiment=quickstart", f"sweep={name}")
+    plain.run_dir = searched.run_dir
+    assert searched == plain
