@@ -10,7 +10,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lightning_lm.errors import Problem, Refused
 from lightning_lm.overrides import of_values
@@ -54,8 +54,16 @@ class SearchSweeper(Sweeper):
         finally:
             if self.jobs:
                 sys.stdout.write(table(self.folder, self.jobs))
+                self.log_to_wandb()
         if code := exit_code(self.folder, len(self.jobs)):
             sys.exit(code)
+
+    def log_to_wandb(self) -> None:
+        logger = OmegaConf.to_object(self.config.logger)
+        if logger.name == "wandb":
+            from lightning_lm.report import log_sweep  # W&B and matplotlib: only now
+
+            log_sweep(self.folder, logger)
 
     def grid(self, swept: dict[str, Override]) -> None:
         jobs = combinations(swept)

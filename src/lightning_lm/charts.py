@@ -162,8 +162,9 @@ def loss_curves(
                 axes.plot(where[-1], values[-1], "X", color=line["color"], markersize=8, zorder=4)
             if run.loss is not None:
                 heights += list(values)
-        if heights and (top := np.quantile(heights, 0.97)) > (bottom := min(heights)):
-            axes.set_ylim(bottom - 0.04 * (top - bottom), top + 0.04 * (top - bottom))
+        if heights and max(heights) > (low := min(heights)):
+            usual = low + 1.5 * (np.quantile(heights, 0.97) - low)  # a steep start or a spike is cut off
+            axes.set_ylim(low - 0.04 * (usual - low), min(max(heights) + 0.04 * (max(heights) - low), usual))
         axes.set(title=f"{title} loss ({unit})", xlabel=OVER[over])
         axes.xaxis.set_major_locator(MaxNLocator(7, integer=over == "steps"))
         axes.xaxis.set_major_formatter(EngFormatter() if over == "tokens" else "{x:g}")

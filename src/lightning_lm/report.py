@@ -173,7 +173,7 @@ def log_sweep(folder: Path, logger: LoggerConfig) -> None:
             tags=[tag[:64] for tag in logger.tags],
             id=earlier[0] if earlier else secrets.token_hex(4),
             resume="allow",
-            dir=folder,
+            dir=folder.absolute(),  # W&B's service may have been started in another folder
             mode=wandb_mode(),
             settings=wandb.Settings(silent=True),
         ) as run:

@@ -97,7 +97,7 @@ def wandb_logger(
             id=os.environ["WANDB_RUN_ID"] if "WANDB_SWEEP_ID" in os.environ else run_id,
             resume="allow",
             job_type="train",
-            save_dir=str(run),
+            save_dir=str(run.absolute()),  # W&B's service may have been started in another folder
             mode=mode,
             config=config,
             settings=wandb.Settings(silent=True),
@@ -111,7 +111,7 @@ def wandb_logger(
             for figure in EVALUATED:
                 best = "max" if figure == "accuracy" else "min"
                 experiment.define_metric(f"{split}/{figure}", step_metric="trainer/global_step", summary=best)
-        parts = shlex.quote(str(Path(experiment.sync_dir).parent))
+        parts = shlex.quote(str(run / "wandb"))
         offline = mode in ("offline", "dryrun")  # a run that is offline warns when asked for its url
         log.info("W&B %s", f"offline: `wandb sync {parts}` sends the run later" if offline else f"at {experiment.url}")
     return logger
