@@ -13,12 +13,14 @@ import transformers
 from conftest import ROOT, compose
 from hub_server import write_wikitext
 from lightning.pytorch import accelerators, profilers
+from lightning.pytorch.strategies import DDPStrategy
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoTokenizer
 
 from lightning_lm import build, tracking, training
 from lightning_lm.errors import Refused
 from lightning_lm.run import train
+from lightning_lm.sharding import ShardedStrategy
 from lightning_lm.verify import reload
 
 WIDTHS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -193,15 +195,20 @@ def test_every_scheduler(option, parts_of, tmp_path):
 
 @pytest.mark.parametrize("option", options("hardware"))
 def test_every_hardware(option, parts_of, tmp_path):
-    cuda = torch.cuda.is_available()
-    if option == "gpu" and not cuda:
-        with pytest.raises(Refused, match="hardware.accelerator=gpu: torch sees no CUDA device"):
-            parts_of("hardware=gpu")
+    wanted, cuda = compose(f"hardware={option}").hardware, torch.cuda.is_available()
+    strategies = {"multi_gpu": DDPStrategy, "multi_node": DDPStrategy, "fsdp": ShardedStrategy}
+    if option in strategies:
+        assert type(training.build_strategy(wanted)) is strategies[option]
+    if wanted.accelerator == "gpu" and torch.cuda.device_count() < wanted.devices:
+        with pytest.raises(Refused, match="torch sees (no|1) CUDA device"):
+            parts_of(f"hardware={option}", "trainer.global_batch_size=16")
         return
-    job, parts = parts_of(f"hardware={option}", "trainer.max_steps=1")
-    trainer = training.build_trainer(job, parts, tmp_path, [], [])
-    expected = accelerators.CUDAAccelerator if cuda and option != "cpu" else accelerators.CPUAccelerator
-    assert isinstance(trainer.accelerator, expected)
+    if wanted.nodes == 1:
+        job, parts = parts_of(f"hardware={option}", "trainer.max_steps=1")
+        callbacks, _, _ = training.build_callbacks(job, parts, tmp_path)
+        trainer = training.build_trainer(job, parts, tmp_path, callbacks, [])
+        expected = accelerators.CUDAAccelerator if cuda and option != "cpu" else accelerators.CPUAccelerator
+        assert isinstance(trainer.accelerator, expected)
 
 
 @pytest.mark.parametrize("option", options("logger"))
