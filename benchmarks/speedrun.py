@@ -21,8 +21,8 @@ BASELINE = {"clm": "gpt2", "mlm": "bert"}  # 192 wide, 4 layers, a vocabulary of
 FIGURE = {"clm": "bits_per_byte", "mlm": "loss"}  # MLM has no bits per byte: nats per masked token, same vocabulary
 # The recipe's trials: what each changes in experiment=speedrun_clm or speedrun_mlm
 TRIALS = {
-    "clm": [["optimizer.lr=0.01"], ["optimizer.lr=0.02"], ["optimizer.lr=0.03"], ["optimizer.lr=0.05"]],
-    "mlm": [["optimizer.lr=0.01"], ["optimizer.lr=0.02"], ["optimizer.lr=0.03"], ["optimizer.lr=0.05"]],
+    "clm": [["optimizer.lr=0.01"], ["optimizer.lr=0.015"], ["optimizer.lr=0.02"], ["optimizer.lr=0.03"]],
+    "mlm": [["optimizer.lr=0.01"], ["optimizer.lr=0.015"], ["optimizer.lr=0.02"], ["optimizer.lr=0.03"]],
 }
 
 
@@ -127,8 +127,7 @@ def baseline(objective: str, train: str, test: str, steps: int, rate: float) -> 
             warmup_steps=WARM_UP,
             per_device_train_batch_size=BATCH,
             learning_rate=rate,
-            weight_decay=0.1,
-            adam_beta2=0.95,
+            weight_decay=0.01,
         )
         figures = evaluate(
             parts.model, parts.tokenizer, parts.objective, parts.data.streams["validation"], block_size=BLOCK
