@@ -133,7 +133,7 @@ def race(overrides: list[str], figure: str, train_text: str, test_text: str) -> 
     """A recipe's (step, seconds in training steps until then, figure on the test text) at each of its validations."""
     with TemporaryDirectory() as folder:
         files = [f"data.train={train_text}", f"data.validation={test_text}", f"data.cache_dir={folder}/cache"]
-        cfg = settings(*overrides, "data=text", *files, "logger=none", f"run_dir={folder}/run")
+        cfg = settings(*overrides, "data=text", *files, "logger=none", "hardware=cpu", f"run_dir={folder}/run")
         train(cfg, run_test=False)
         rows = logged(cfg)
     seconds, tokens, clock = 0.0, 0, []  # the clock at each logged step; it stands still during validations
@@ -149,12 +149,17 @@ def race(overrides: list[str], figure: str, train_text: str, test_text: str) -> 
 def machine(hardware: str) -> dict[str, Any]:
     """The device that ``hardware=…`` means (None: there is none), its peak in FLOP/s, and the same for Trainer."""
     wanted, gpu = settings(f"hardware={hardware}").hardware, hardware == "gpu"
-    for_trainer = {"use_cpu": not gpu, "bf16": "bf16" in wanted.precision, "torch_compile": wanted.compile}
+    for_trainer = {
+        "use_cpu": not gpu,
+        "tf32": wanted.tf32,
+        "bf16": "bf16" in wanted.precision,
+        "torch_compile": wanted.compile,
+    }
     for_trainer["dataloader_num_workers"] = wanted.num_workers
     if gpu and not torch.cuda.is_available():
         return {"device": None}
     device = torch.cuda.get_device_name() if gpu else "CPU"
-    return {"device": device, "peak": peak_flops(device, wanted.precision), "for_trainer": for_trainer}
+    return {"device": device, "peak": peak_flops(device, wanted.precision, wanted.tf32), "for_trainer": for_trainer}
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaske
 
 from lightning_lm import loss
 from lightning_lm.loss import Head, find_head, labelled_nll
+from lightning_lm.model import layers
 
 VOCABULARY = 101
 COMMON = {
@@ -84,7 +85,9 @@ def make_batch(objective, seed=1):
     valid = torch.ones_like(ids)
     valid[-1, 17:] = 0
     labelled = torch.rand(ids.shape, generator=generator) < (0.9 if objective == "clm" else 0.2)
-    return {"input_ids": ids, "attention_mask": valid, "labels": torch.where(labelled & (valid == 1), labels, -100)}
+    labels = torch.where(labelled & (valid == 1), labels, -100)
+    where = (labels != -100).flatten().nonzero().squeeze(1)
+    return {"input_ids": ids, "attention_mask": valid, "labels": labels, "labelled": where}
 
 
 def plain(model, batch):
@@ -119,6 +122,8 @@ def test_loss_hits_and_every_gradient_are_those_of_the_whole_logits(objective, n
     expected = gradients(model)
 
     sums = labelled_nll(model, head, batch)
+    without = {name: x for name, x in batch.items() if name != "labelled"}
+    torch.testing.assert_close(labelled_nll(model, head, without).nll, sums.nll)
     assert sums.tokens == (batch["labels"] != -100).sum()
     torch.testing.assert_close(sums.nll.double(), reference, rtol=1e-5, atol=0)
     sums.nll.backward()
@@ -163,7 +168,7 @@ def test_no_whole_logits_exist(objective, name):
 
 def test_a_batch_without_a_label_gives_every_parameter_a_zero_gradient():
     model, batch = make("mlm", "bert"), make_batch("mlm")
-    batch["labels"] = torch.full_like(batch["labels"], -100)
+    batch["labels"], batch["labelled"] = torch.full_like(batch["labels"], -100), torch.arange(0)
     sums = labelled_nll(model, find_head(model), batch)
     sums.nll.backward()
     assert sums.tokens == 0 and sums.nll == 0
@@ -197,12 +202,13 @@ def test_what_does_not_fit_takes_the_plain_path_and_says_so(objective, name, cap
 
 
 @pytest.mark.parametrize(("objective", "name"), [("clm", "llama"), ("mlm", "bert")])
-def test_with_a_compiled_body(objective, name):
+def test_with_compiled_layers(objective, name):
     model, batch = make(objective, name), make_batch(objective)
     reference, _ = plain(model, batch)
     reference.backward()
     expected = gradients(model)
-    model.base_model.forward = torch.compile(model.base_model.forward, backend="aot_eager")
+    for layer in layers(model):
+        layer.compile(backend="aot_eager")
     sums = labelled_nll(model, find_head(model), batch)
     sums.nll.backward()
     torch.testing.assert_close(sums.nll.double(), reference, rtol=1e-5, atol=0)

@@ -82,7 +82,7 @@ def outcome(run):
         name: torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("last", "best")
     }
     with (run / "metrics.csv").open(encoding="utf-8") as file:
-        measured = ("tokens_per_second", "data_wait", "peak_memory_gb")
+        measured = ("tokens_per_second", "data_wait", "peak_memory_gb", "model_flops_utilization")
         rows = [{k: v for k, v in row.items() if k not in measured} for row in csv.DictReader(file)]
     return checkpoints, rows, (run / "samples.csv").read_text(encoding="utf-8")
 

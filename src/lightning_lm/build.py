@@ -21,7 +21,7 @@ from lightning_lm.data.tokenizers import train_tokenizer
 from lightning_lm.errors import Refused, refuse
 from lightning_lm.inference import encode_masked, encode_prompts
 from lightning_lm.memory import keep_freed_blocks
-from lightning_lm.model import fit_together, load_config, load_model, load_tokenizer
+from lightning_lm.model import fit_together, layers, load_config, load_model, load_tokenizer
 from lightning_lm.objectives import Objective
 from lightning_lm.objectives.clm import Clm
 from lightning_lm.objectives.mlm import Mlm
@@ -183,8 +183,9 @@ def build_model(cfg: schema.Config, tokenizer: Any, objective: Objective) -> nn.
     fit_together(model, tokenizer, objective, cfg.data.block_size)
     if cfg.hardware.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    if cfg.hardware.compile:  # the body alone: the head's hooks stand outside (loss.py)
-        model.base_model.forward = torch.compile(model.base_model.forward)
+    if cfg.hardware.compile:  # one graph for all: outside them are the masks, and the hooks of loss.py
+        for layer in layers(model):
+            layer.compile()
     return model
 
 

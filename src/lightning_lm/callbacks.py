@@ -2,6 +2,7 @@
 
 import logging
 import math
+import random
 import signal
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from lightning_lm.folder import Table
 from lightning_lm.metrics import exp
 from lightning_lm.module import LanguageModel
 from lightning_lm.sharding import is_sharded
-from lightning_lm.speed import WaitClock, flops_per_token, peak_flops, peak_memory
+from lightning_lm.speed import WaitClock, flops_per_token, peak_flops, peak_memory, wait_for
 from lightning_lm.tracking import RunFolderLogger
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Telemetry(Callback):
         self.state = {"seconds": 0.0, "figures": {}}
         self.state |= {"measured_tokens": 0, "measured_seconds": 0.0, "measured_wait": 0.0}
         self.clock = WaitClock()  # the trainer's profiler
+        self.waits = True  # whether the clock counts them
         self.peak_memory = 0.0  # GB, of this process
         self._flops_per_token: float | None = None  # where the device's peak is known
         self._peak_flops: float | None = None
@@ -74,7 +76,7 @@ class Telemetry(Callback):
     def speed(self) -> dict[str, float | None]:
         """For the summary, without the first steps of each process."""
         seconds = self.state["measured_seconds"]
-        wait = self.state["measured_wait"] / seconds if seconds else None
+        wait = self.state["measured_wait"] / seconds if seconds and self.waits else None
         rate = self.tokens_per_second
         return {
             "tokens_per_second": rate,
@@ -98,11 +100,14 @@ class Telemetry(Callback):
             if isinstance(logger, RunFolderLogger) and trainer.is_global_zero:
                 logger.table.rewind(trainer.global_step)
         self._logged = (self.tokens_seen(trainer.global_step), 0.0, 0.0)
+        self.waits = trainer.profiler is self.clock  # and not the one that writes a trace
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: LanguageModel, batch: Any, batch_idx: int) -> None:
         if self._flops_per_token is None and pl_module.device.type == "cuda":
             self._flops_per_token = flops_per_token(pl_module.model, pl_module.head, batch)
-            peak = peak_flops(torch.cuda.get_device_name(pl_module.device), trainer.precision)
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
+            tf32 = torch.backends.cuda.matmul.allow_tf32
+            peak = peak_flops(torch.cuda.get_device_name(pl_module.device), trainer.precision, tf32)
             self._peak_flops = peak and peak * trainer.world_size
         if self._resumed_at is None:
             self._resumed_at, self._waited = time.monotonic(), self.clock.seconds
@@ -112,20 +117,37 @@ class Telemetry(Callback):
     ) -> None:
         if not stepped(trainer, batch_idx):
             return
-        step = trainer.global_step
+        step = self.steps = trainer.global_step
+        logs = step % self.every_n_steps == 0 or trainer.should_stop
+        if logs or self._timed == WARM_UP_STEPS - 1:
+            wait_for(pl_module.device)
+        self._count()
+        self._timed += 1
+        if self._timed > WARM_UP_STEPS:
+            self.state["measured_tokens"] += self.tokens_seen(step) - self.tokens_seen(step - 1)
+        if logs:
+            self._log(trainer, pl_module, step)
+
+    def _count(self) -> None:
+        """Add the time since the last call to that of training, and to what is measured after the first steps."""
         now = time.monotonic()
         spent, self._resumed_at = now - self._resumed_at, now
         waited, self._waited = self.clock.seconds - self._waited, self.clock.seconds
         self._training_seconds += spent
         self._training_wait += waited
-        self.steps = step
-        self._timed += 1
-        if self._timed > WARM_UP_STEPS:
-            self.state["measured_tokens"] += self.tokens_seen(step) - self.tokens_seen(step - 1)
+        if self._timed >= WARM_UP_STEPS:
             self.state["measured_seconds"] += spent
             self.state["measured_wait"] += waited
-        if step % self.every_n_steps == 0 or trainer.should_stop:
-            self._log(trainer, pl_module, step)
+
+    def _pause(self, device: torch.device) -> None:
+        """Stop the clock of training until the next batch; what a GPU still has to do belongs to the steps."""
+        if self._resumed_at is not None:
+            wait_for(device)
+            self._count()
+            self._resumed_at = None
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: LanguageModel, checkpoint: dict[str, Any]) -> None:
+        self._pause(pl_module.device)
 
     def _log(self, trainer: L.Trainer, pl_module: LanguageModel, step: int) -> None:
         loss = pl_module.train_nll.compute().get("loss")  # there is none where no token was labelled
@@ -146,7 +168,7 @@ class Telemetry(Callback):
             "tokens_seen": now[0],
             "epoch": step / self.plan.steps,
             "tokens_per_second": rate,
-            "data_wait": wait / max(seconds, 1e-9),
+            **({"data_wait": wait / max(seconds, 1e-9)} if self.waits else {}),
             "peak_memory_gb": self.peak_memory,
             **({} if utilization is None else {"model_flops_utilization": utilization}),
         }
@@ -155,7 +177,7 @@ class Telemetry(Callback):
         pl_module.log("train/loss", loss, prog_bar=True, logger=False)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
-        self._resumed_at = None  # the clock of training stops until the next batch
+        self._pause(pl_module.device)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         figures = self.state["figures"] = pl_module.figures  # the best checkpoint tells its own
@@ -200,9 +222,10 @@ class Budget(Callback):
     ) -> None:
         if not stepped(trainer, batch_idx):
             return
-        out_of_time = self.max_minutes is not None and self.share_spent >= 1
-        if trainer.global_step >= self.max_steps or trainer.strategy.reduce_boolean_decision(out_of_time, all=False):
-            trainer.should_stop = True
+        stop = trainer.global_step >= self.max_steps
+        if not stop and self.max_minutes is not None:
+            stop = trainer.strategy.reduce_boolean_decision(self.share_spent >= 1, all=False)
+        trainer.should_stop |= stop
 
 
 class Samples(Callback):
@@ -244,7 +267,11 @@ class Randomness(Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: LanguageModel, batch: Any, batch_idx: int) -> None:
         place = (trainer.global_step, batch_idx % trainer.accumulate_grad_batches, trainer.global_rank)
-        L.seed_everything(int(np.random.SeedSequence([self.seed, *place]).generate_state(1)[0]), verbose=False)
+        seed = int(np.random.SeedSequence([self.seed, *place]).generate_state(1)[0])
+        random.seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed costs much more where there is no GPU
+        if pl_module.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
 
 class Interrupts(Callback):
@@ -264,7 +291,9 @@ class Interrupts(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: LanguageModel, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(self.told > 0, all=False):
+        if not stepped(trainer, batch_idx) or trainer.world_size == 1:
+            return
+        if trainer.strategy.reduce_boolean_decision(self.told > 0, all=False):
             raise KeyboardInterrupt if self.told == signal.SIGINT else SIGTERMException
 
 

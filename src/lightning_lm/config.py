@@ -180,7 +180,7 @@ class HardwareConfig:
     nodes: int = 1
     strategy: Strategy = Strategy.auto  # auto: ddp where there are several devices
     precision: str = "32-true"
-    compile: bool = False  # the transformer's body, by torch.compile
+    compile: bool = False  # the transformer's layers, by torch.compile
     tf32: bool = False  # GPU: float32 products in TensorFloat-32, with 10 bits of mantissa
     micro_batch_size: int | None = None  # blocks per device and pass; null: the device's whole share
     num_workers: int = 0

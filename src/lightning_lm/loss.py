@@ -99,7 +99,7 @@ def run(model: nn.Module, head: Head, batch: dict[str, Tensor], where: Tensor) -
     def keep_labelled(body: nn.Module, args: tuple, output):
         nonlocal selected
         selected = True
-        states = output[0].flatten(0, 1)[where].unsqueeze(0)
+        states = output[0].flatten(0, 1).index_select(0, where).unsqueeze(0)
         if isinstance(output, tuple):
             return (states, *output[1:])
         output[next(iter(output))] = states
@@ -116,7 +116,7 @@ def run(model: nn.Module, head: Head, batch: dict[str, Tensor], where: Tensor) -
             hooks.callback(head.linear.register_forward_pre_hook(keep_hidden).remove)
         logits = model(**inputs).logits
     found = kept[0] if kept else logits.flatten(0, 1)
-    found = found if selected else found[where]
+    found = found if selected else found.index_select(0, where)
     return (found, None) if kept else (None, found)
 
 

@@ -1,6 +1,7 @@
 """Tokenizers and models of the Auto classes: from a checkpoint or from a config."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,12 @@ from lightning_lm.objectives import Objective
 log = logging.getLogger(__name__)
 
 UNREACHABLE = "use a local folder, or experiment=quickstart, which needs no network"
+
+
+def layers(model: nn.Module) -> Sequence[nn.Module]:
+    """The transformer's: the items of the ``nn.ModuleList`` that holds most parameters."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=lambda items: sum(p.numel() for p in items.parameters()), default=[])
 
 
 def load_tokenizer(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerBase:

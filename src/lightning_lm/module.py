@@ -49,8 +49,10 @@ class LanguageModel(L.LightningModule):
         return sums.nll / batch["num_labels"] * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
-        limit = gradient_clip_val or float("inf")
-        self.gradient_norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        self.gradient_norm = nn.utils.get_total_norm([p.grad for p in parameters])
+        if gradient_clip_val is not None:
+            nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.gradient_norm)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self._score(batch)

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from lightning_lm.checkpoint import load_weights
+from lightning_lm.model import layers
 from lightning_lm.module import LanguageModel
 from lightning_lm.objectives import Objective
 
@@ -42,9 +43,8 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Gather one layer at a time; layers are the items of the ``nn.ModuleList`` that holds most parameters."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    for layer in max(lists, key=lambda layers: sum(p.numel() for p in layers.parameters()), default=[]):
+    """Gather one layer at a time."""
+    for layer in layers(model):
         fully_shard(layer, mesh=mesh)
     # The loss uses the head's weights after the model's forward has returned.
     fully_shard(model, mesh=mesh, reshard_after_forward=False)

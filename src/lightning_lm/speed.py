@@ -28,6 +28,7 @@ PEAKS = {
     "H100 NVL": 835e12,
     "H100": 989e12,
     "H200": 989e12,
+    "H200 NVL": 835e12,
     "GH200": 989e12,
     "B200": 2250e12,
 }
@@ -51,6 +52,12 @@ class WaitClock(Profiler):
             self.seconds += time.monotonic() - self._since
 
 
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def peak_memory(device: torch.device) -> int:
     """The most bytes that this process has held so far: of the GPU's memory, or, on a CPU, of the machine's."""
     if device.type == "cuda":
@@ -61,21 +68,25 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def peak_flops(device: str, precision: str) -> float | None:
-    """FLOP/s that a device's data sheet promises for a precision of Lightning; None for a device that isn't known."""
+def peak_flops(device: str, precision: str, tf32: bool) -> float | None:
+    """FLOP/s that a device's data sheet promises for a precision of Lightning.
+
+    None for a device that isn't known, and for float32 without TF32.
+    """
     names = sorted((name for name in PEAKS if re.search(rf"\b{name}\b", device)), key=len)
-    if not names or (precision == "32-true" and names[-1] in NO_TF32):
+    if not names or "MIG" in device or (precision == "32-true" and (not tf32 or names[-1] in NO_TF32)):
         return None
     return PEAKS[names[-1]] / (2 if precision == "32-true" else 1)
 
 
 def flops_per_token(model: nn.Module, head: Head, batch: dict[str, Tensor]) -> float:
-    """Of a training step, for a token of its input: the products of a forward pass, and twice as many backwards.
+    """Of a training step, for a token: the products of a forward pass of its first block, and twice as many backwards.
 
     Recomputation for saving memory doesn't count (Chowdhery et al., 2022, appendix B).
     """
+    block = {name: batch[name][:1] for name in ("input_ids", "labels")}
     counter, training = FlopCounterMode(display=False), model.training
     with torch.no_grad(), torch.compiler.set_stance("force_eager"), counter:
-        labelled_nll(model.eval(), head, batch)
+        labelled_nll(model.eval(), head, block)
     model.train(training)
-    return 3 * counter.get_total_flops() / batch["input_ids"].numel()
+    return 3 * counter.get_total_flops() / block["input_ids"].numel()

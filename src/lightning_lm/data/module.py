@@ -53,7 +53,7 @@ class Batches(Dataset):
         batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
         if self.seed is not None:
             alone = self.plan.accumulate == self.plan.world_size == 1  # the micro batch is the whole step
-            labels = np.count_nonzero(arrays["labels"] != -100) if alone else self._labels_of_step(epoch, micro, key)
+            labels = len(arrays["labelled"]) if alone else self._labels_of_step(epoch, micro, key)
             batch["num_labels"] = torch.tensor(max(1, labels))
         else:
             # Plain numbers: a low precision would round tensors on their way to the device.
@@ -218,6 +218,7 @@ class TextDataModule(L.LightningDataModule):
             batch_size=None,  # an item is a whole micro batch
             sampler=Positions(plan, steps_done),
             num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
             generator=torch.Generator(),  # of its own, so that starting an epoch takes nothing from the global one
         )
