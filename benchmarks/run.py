@@ -281,8 +281,10 @@ NOTES = """
 Each side runs in a fresh process, one after the other (A/B/A/B), on the same text, from the same weights, in float32,
 without dropout; tokens/s leave out start-up and the first five steps. Trainer has the fused AdamW that is its default,
 the two maps of transformers' examples (the *recipe*) and their collators. The bare loop has our loss and its batches
-ready in memory. Peak memory is the largest resident set of the whole process (VmHWM), libraries included; in training
-up to the end of the last step, before checkpoints. The Rust tokenizer alone reads the lines and drops the tokens.
+ready in memory. On a CPU ours, the bare loop and the speedrun's baseline tell glibc to keep freed blocks
+(`memory.py`); Trainer in the other rows is as it comes. Peak memory is the largest resident set of the whole process
+(VmHWM), libraries included; in training up to the end of the last step, before checkpoints. The Rust tokenizer alone
+reads the lines and drops the tokens.
 
 """
 

@@ -209,6 +209,12 @@ def test_what_cannot_be_reported(tmp_path, capsys):
     clm = write_run(tmp_path / "clm", loss=3.0)
     mlm = write_run(tmp_path / "mlm", "objective=mlm", "model=bert-tiny", loss=3.0)
     page = tmp_path / "page.html"
+    broken = {"config.yaml": ["a: [", "a: 1"], "summary.json": ["{"]}
+    spoilt = []
+    for name, texts in broken.items():
+        for text in texts:
+            spoilt.append(write_run(tmp_path / f"broken{len(spoilt)}", loss=3.0))
+            (spoilt[-1] / name).write_text(text)
     for arguments, told in [
         ([tmp_path / "empty"], "neither a run nor a sweep"),
         ([tmp_path / "none"], "neither a run nor a sweep"),
@@ -216,6 +222,7 @@ def test_what_cannot_be_reported(tmp_path, capsys):
         ([clm, "--output", tmp_path / "no" / "page.html"], "can't be written"),
         ([clm, "--recipe", "../x"], "no name of a file"),
         ([clm, "--recipe", "quickstart"], "holds another recipe"),
+        *(([run], "one of its files can't be read") for run in spoilt),
     ]:
         arguments = [*arguments] if "--output" in arguments else [*arguments, "--output", page]
         assert cli.main(["report", *map(str, arguments)]) == 2

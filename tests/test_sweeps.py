@@ -134,6 +134,42 @@ def test_a_refused_and_a_killed_job_leave_the_others_alone(command):
     assert "1 cut off" in (command.folder / "out").read_text()
 
 
+def test_a_search_that_cannot_work_is_refused_before_its_folder_exists(command, monkeypatch):
+    for arguments, told in [
+        (["hydra.sweeper.trials=abc"], "hydra.sweeper.trials=abc"),
+        (["hydra.sweeper.trials=2", "hydra.sweeper.parallel=0"], "hydra.sweeper.parallel=0"),
+        (["hydra.sweeper.sampler=foo"], "use tpe or random"),
+        (["hydra.sweep.subdir=${hydra.job.override_dirname}"], "hydra.sweep.subdir"),
+        (["run_dir=outputs/mine"], "name the sweep's: hydra.sweep.dir=FOLDER"),
+    ]:
+        code, out, err = command("hydra.mode=MULTIRUN", "optimizer.lr=1e-3,1e-2", "hydra.sweep.dir=s", *arguments)
+        assert (code, out, len(err.splitlines())) == (2, "", 1), err
+        assert told in err and not (command.folder / "s").exists()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = command("hydra.mode=MULTIRUN", "optimizer.lr=1e-3,1e-2", "hydra.sweep.dir=s")
+    assert code == 2 and "would sweep" in err
+
+
+def test_one_sweep_at_a_time_works_in_a_folder(tmp_path):
+    with sweep.alone_in(tmp_path / "s"):
+        with pytest.raises(Refused, match="another process sweeps in it now"), sweep.alone_in(tmp_path / "s"):
+            pass
+        (tmp_path / "s" / "sweep.json").write_text("{}")
+    with sweep.alone_in(tmp_path / "s"):
+        assert (tmp_path / "s" / "sweep.json").exists()
+
+
+def test_the_best_job_has_the_best_mean_over_seeds(tmp_path):
+    losses = {("1e-3", "0"): 3.0, ("1e-3", "1"): 3.1, ("1e-2", "0"): 2.9, ("1e-2", "1"): 4.0}
+    jobs = [{"optimizer.lr": lr, "seed": seed} for lr, seed in losses]
+    for number, loss in enumerate(losses.values()):
+        (tmp_path / str(number)).mkdir()
+        row = {"val/loss": loss, "val/perplexity": 1.0, "status": "finished", "seconds": 1.0}
+        (tmp_path / str(number) / "summary.json").write_text(json.dumps(row))
+    assert "best: job 0; the same command with optimizer.lr=1e-3 seed=0" in sweep.table(tmp_path, jobs)
+
+
 def test_a_folder_takes_the_same_sweep_only(tmp_path):
     jobs = [{"seed": "0"}, {"seed": "1"}]
     sweep.claim_folder(tmp_path / "s", {"optimizer.lr": "1", "logger": "none"}, jobs)

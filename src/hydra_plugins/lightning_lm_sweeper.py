@@ -14,7 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_lm.errors import Problem, Refused
 from lightning_lm.overrides import of_values
-from lightning_lm.sweep import Settings, claim_folder, combinations, exit_code, table
+from lightning_lm.sweep import Settings, alone_in, claim_folder, combinations, exit_code, table
+
+SAMPLERS = ("tpe", "random")
 
 
 class SearchSweeper(Sweeper):
@@ -49,14 +51,41 @@ class SearchSweeper(Sweeper):
         swept = {key: override for key, override in overrides.items() if override.is_sweep_override()}
         self.fixed = {key: o.get_value_element_as_str() for key, o in overrides.items() if key not in swept}
         self.folder, self.jobs = Path(self.config.hydra.sweep.dir), []
-        try:
-            self.grid(swept) if self.trials is None else self.study(swept)
-        finally:
-            if self.jobs:
-                sys.stdout.write(table(self.folder, self.jobs))
-                self.log_to_wandb()
+        self.check_search(overrides)
+        with alone_in(self.folder):
+            try:
+                self.grid(swept) if self.trials is None else self.study(swept)
+            finally:
+                if self.jobs:
+                    sys.stdout.write(table(self.folder, self.jobs))
+                    self.log_to_wandb()
         if code := exit_code(self.folder, len(self.jobs)):
             sys.exit(code)
+
+    def check_search(self, overrides: dict[str, Override]) -> None:
+        """Refuse what the sweep itself can't do."""
+        whole = "give a whole number"
+        found = [
+            Problem(f"hydra.sweeper.{name}", value, f"less than {least}, or no number", whole)
+            for name, value, least in (
+                ("trials", self.trials, 1),
+                ("parallel", self.parallel, 1),
+                ("reduction_factor", self.reduction_factor, 2),
+            )
+            if value is not None and not (isinstance(value, int) and value >= least)
+        ]
+        if self.sampler not in SAMPLERS:
+            found.append(
+                Problem("hydra.sweeper.sampler", self.sampler, "no such sampler", f"use {' or '.join(SAMPLERS)}")
+            )
+        if self.config.hydra.sweep._get_node("subdir")._value() != "${hydra.job.num}":
+            wrong = "a sweep is gone on with by its jobs' numbers"
+            found.append(Problem("hydra.sweep.subdir", self.config.hydra.sweep.subdir, wrong, "leave it out"))
+        if "run_dir" in overrides:
+            value = overrides["run_dir"].get_value_element_as_str()
+            found.append(Problem("run_dir", value, "each job has its own", "name the sweep's: hydra.sweep.dir=FOLDER"))
+        if found:
+            raise Refused(*found)
 
     def log_to_wandb(self) -> None:
         logger = OmegaConf.to_object(self.config.logger)

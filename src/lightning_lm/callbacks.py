@@ -184,7 +184,8 @@ class Telemetry(Callback):
         self._check(trainer, "validation", figures["val/loss"])
         self._log_evaluation(trainer, figures)
         names = {"val/perplexity": pl_module.objective.perplexity_label}
-        shown = ", ".join(f"{names.get(n, n.removeprefix('val/'))} {value:.4g}" for n, value in figures.items())
+        told = {names.get(name, name.removeprefix("val/")): value for name, value in figures.items()}
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in told.items() if name != "tokens")
         log.info("step %d: %s", trainer.global_step, shown)
 
     def _check(self, trainer: L.Trainer, kind: str, loss: float) -> None:

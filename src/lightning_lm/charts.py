@@ -95,7 +95,7 @@ def draw(runs: list[Run], kinds: Iterable[Kind]) -> dict[str, dict[Kind, bytes]]
     """Name of a picture → theme and size → PNG."""
     styles, legend = looks(runs)
     curves = {run.name: read(run.folder / "metrics.csv") for run in runs}
-    unit = UNITS[next((run.settings["objective.name"] for run in runs if run.settings), "clm")]
+    unit = UNITS[next((name for run in runs if (name := run.settings.get("objective.name"))), "clm")]
     found: dict[str, dict[Kind, bytes]] = {}
     for theme, size in kinds:
         with matplotlib.rc_context(style(theme)):

@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from lightning_lm import sweep
 from lightning_lm.errors import Problem, Refused
@@ -76,8 +77,17 @@ def collect(folders: Sequence[Path]) -> list[Run]:
     """
     found: dict[Path, dict[str, Any]] = {}  # run folder → settings
     problems = []
-    for folder in folders:
-        runs = {folder: settings_of(folder)} if (folder / "config.yaml").exists() else jobs(folder)
+    for folder in map(Path.resolve, folders):
+        try:
+            runs = {folder: settings_of(folder)} if (folder / "config.yaml").exists() else jobs(folder)
+            for run, settings in runs.items():
+                if (run / "config.yaml").exists() and "objective.name" not in settings:
+                    raise ValueError(f"{run / 'config.yaml'} is none of a run")
+                read_json(run / "summary.json")
+        except (YAMLError, ValueError, AttributeError) as error:
+            why = str(error).splitlines()[0]
+            problems.append(Problem("FOLDER", folder, f"one of its files can't be read: {why}", "repair or remove it"))
+            continue
         if not runs:
             problems.append(Problem("FOLDER", folder, "neither a run nor a sweep", "give a folder with config.yaml"))
         found |= {run.absolute(): settings for run, settings in runs.items()}

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -117,7 +118,7 @@ def run_job(job: Config, run_test: bool = True) -> float:
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
         start_method="forkserver",
     )
-    place = (os.getcwd(), dict(os.environ), sys.argv)
+    place = (os.getcwd(), dict(os.environ), sys.argv, os.getpid())
     try:
         with own_signal_handlers():
             return elastic_launch(config, _rank)(job, run_test, errors, place)[0]
@@ -127,9 +128,10 @@ def run_job(job: Config, run_test: bool = True) -> float:
         raise _cause(run, errors, *error.get_first_failure()) from None
 
 
-def _rank(job: Config, run_test: bool, errors: SimpleQueue, place: tuple[str, dict[str, str], list[str]]) -> float:
+def _rank(job: Config, run_test: bool, errors: SimpleQueue, place: tuple[str, dict[str, str], list[str], int]) -> float:
     """One rank's part; ``errors`` gets what went wrong, as a refusal or a text."""
-    folder, environ, sys.argv = place
+    folder, environ, sys.argv, parent = place
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     os.chdir(folder)
     os.environ.update(environ)
     rank = int(os.environ["RANK"])
@@ -142,6 +144,16 @@ def _rank(job: Config, run_test: bool, errors: SimpleQueue, place: tuple[str, di
         errors.put((rank, traceback.format_exc()[-20_000:]))  # a pipe holds this much while nobody reads
         time.sleep(1)  # the others' lost connections are no cause: let the agent see first who died
         raise SystemExit(1) from None
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after the one that has started the job, even where that was killed."""
+    while True:
+        try:
+            os.kill(parent, 0)
+        except ProcessLookupError:
+            os._exit(1)
+        time.sleep(2)
 
 
 def _cause(run: Path, errors: SimpleQueue, rank: int, failure: Any) -> BaseException:

@@ -11,9 +11,10 @@ from torchmetrics import Metric
 class TokenNLL(Metric):
     """Sums of negative log-likelihood, tokens, right guesses, words and bytes in float64, synchronised by addition.
 
-    ``compute`` gives ``loss`` (nats per token), ``perplexity`` = exp(loss), ``accuracy`` where hits were given, and,
-    where the text's size was given, ``bits_per_byte`` = NLL / (bytes · ln 2) and ``word_perplexity`` = exp(NLL /
-    words), a word being a whitespace-separated piece or a line's end, as is usual for WikiText (Merity et al., 2016).
+    ``compute`` gives ``loss`` (nats per token), ``perplexity`` = exp(loss), ``accuracy`` where hits were given,
+    ``tokens``, those that were scored, and, where the text's size was given, ``bits_per_byte`` = NLL / (bytes · ln 2)
+    and ``word_perplexity`` = exp(NLL / words), a word being a whitespace-separated piece or a line's end, as is usual
+    for WikiText (Merity et al., 2016).
     """
 
     full_state_update = False
@@ -46,7 +47,7 @@ class TokenNLL(Metric):
         nll, tokens, hits, words, size = (float(x) for x in (self.nll, self.tokens, self.hits, self.words, self.bytes))
         if not tokens:
             return {}
-        figures = {"loss": nll / tokens, "perplexity": exp(nll / tokens), "accuracy": hits / tokens}
+        figures = {"loss": nll / tokens, "perplexity": exp(nll / tokens), "accuracy": hits / tokens, "tokens": tokens}
         if size:
             figures |= {"bits_per_byte": nll / (size * math.log(2)), "word_perplexity": exp(nll / words)}
         return figures

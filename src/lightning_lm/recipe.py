@@ -33,14 +33,16 @@ def write(run: Path, name: str, about: str, conf: Path = CONF) -> Path:
         raise refuse("--recipe", name, f"no name of a file in {path.parent}", "use letters, digits, - and _")
     register()
     text = f"# @package _global_\n# {about}\n{as_yaml(wanted, name, conf)}"
-    if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise refuse("--recipe", name, f"{path} holds another recipe", "give another name")
-    write_text(path, text)
+    there = path.exists()
+    if not there:
+        write_text(path, text)
     given = composed(conf, f"experiment={name}")
-    if {k: v for k, v in given.items() if k not in NEW} != {k: v for k, v in wanted.items() if k not in NEW}:
-        path.unlink()
-        raise refuse("--recipe", name, f"conf/ has changed since {run} was made", "check out the run's commit")
-    return path
+    if {k: v for k, v in given.items() if k not in NEW} == {k: v for k, v in wanted.items() if k not in NEW}:
+        return path
+    if there:
+        raise refuse("--recipe", name, f"{path} holds another recipe", "give another name")
+    path.unlink()
+    raise refuse("--recipe", name, f"conf/ has changed since {run} was made", "check out the run's commit")
 
 
 def composed(conf: Path, *overrides: str) -> Settings:

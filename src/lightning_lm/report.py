@@ -160,10 +160,10 @@ def log_sweep(folder: Path, logger: LoggerConfig) -> None:
     from lightning_lm import charts
     from lightning_lm.tracking import wandb_mode
 
-    runs = ranked(collect([folder]))
     group = logger.group or sweep.name(folder)
     earlier = [path.name.rpartition("-")[2] for path in folder.glob("wandb/*run-*-*")]
     try:
+        runs = ranked(collect([folder]))
         with wandb.init(
             project=logger.project,
             entity=logger.entity,
@@ -186,7 +186,7 @@ def log_sweep(folder: Path, logger: LoggerConfig) -> None:
                 chosen = configurations(runs)[0]
                 facts = {"job": best.name, "val_loss": chosen.mean, "seeds": len(chosen.losses)} | chosen.settings
                 run.summary.update({f"best/{name}": comparable(value) for name, value in facts.items()})
-    except (wandb.Error, OSError) as error:  # the folders have it all
+    except (wandb.Error, OSError, Refused) as error:  # the folders have it all
         log.warning("W&B: the sweep's summary could not be logged: %s", error)
 
 

@@ -57,7 +57,7 @@ def train(job: Config, *, run_test: bool = True) -> float:
                 check_before_training(models, repo, online=go_offline_if_unreachable())
             summary = _train(job, settings, run, run_test, keep_log)
         if summary["status"] == "finished":  # a pruned trial has no export to go on with
-            log.info("%s", show_summary(summary, job.objective.name, run))
+            log.info("%s", show_summary(summary, job.objective.name, run, alone=run_test))
         if repo is not None:
             _push(run, repo)
         return summary["val/loss"]
@@ -104,7 +104,8 @@ def _train(
         raise
     except SystemExit as error:  # what Lightning makes of an interrupt
         summary = {"status": "interrupted"}
-        log.warning("interrupted: the same command with run_dir=%s goes on from the last checkpoint", run)
+        place = f"run_dir={run}" if run_test else f"hydra.sweep.dir={run.parent}"  # of a sweep
+        log.warning("interrupted: the same command with %s goes on from the last checkpoint", place)
         raise SystemExit(143 if isinstance(error, SIGTERMException) else 130) from error
     finally:
         if first:

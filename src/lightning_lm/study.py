@@ -60,6 +60,9 @@ def storage(url: str) -> RDBStorage:
     return RDBStorage(url, engine_kwargs={"poolclass": NullPool, "connect_args": {"timeout": 60}})
 
 
+NAME = "study"  # the folder may be renamed
+
+
 class Study:
     """``study.db`` in a sweep's folder. The trial with number n is the job in the folder n."""
 
@@ -69,7 +72,7 @@ class Study:
         self.sampler, self.seed = SAMPLERS[sampler], seed
         self.url = f"sqlite:///{folder.absolute()}/study.db"
         self.study = optuna.create_study(
-            storage=storage(self.url), study_name=folder.name, direction="minimize", load_if_exists=True
+            storage=storage(self.url), study_name=NAME, direction="minimize", load_if_exists=True
         )
 
     def jobs(self) -> list[Settings]:
@@ -88,7 +91,7 @@ class Study:
             self.study.ask(self.space)
         for number in batch:
             (self.folder / str(number)).mkdir(exist_ok=True)
-            row = {"storage": self.url, "study": self.folder.name, "number": number}
+            row = {"storage": self.url, "study": NAME, "number": number}
             write_json(self.folder / str(number) / "trial.json", row | {"reduction_factor": self.reduction_factor})
         return batch
 

@@ -18,8 +18,8 @@ def show_ledger(ledger: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def show_summary(summary: dict[str, Any], objective: str, run: Path) -> str:
-    """The figures of a finished run, and what to type next."""
+def show_summary(summary: dict[str, Any], objective: str, run: Path, alone: bool) -> str:
+    """The figures of a finished run, and, unless it is one of a sweep's, what to type next."""
     kinds = {"loss": "loss (nats per token)", "perplexity": LABELS[objective], "bits_per_byte": "bits per byte"}
     kinds |= {"word_perplexity": "word perplexity", "accuracy": "accuracy"}
     lines = ["", f"{'':<26}{'validation':>12}{'test':>12}"]
@@ -33,10 +33,11 @@ def show_summary(summary: dict[str, Any], objective: str, run: Path) -> str:
         + (f", {speed:,.0f} tokens per second" if speed else "")
         + f"; best at step {summary['best_step']:,}",
         f"run folder: {run}",
-        "next:",
     ]
+    if not alone:
+        return "\n".join(lines)
     use = f"generate {run} --prompt 'The'" if objective == "clm" else f"fill-mask {run} --text 'The <mask> is'"
     commands = (use, f"evaluate {run} --split test", f"push {run} --repo NAME --dry-run")
     installed = os.path.relpath(Path(sys.executable).parent / "lightning-lm")
     program = "lightning-lm" if shutil.which("lightning-lm") else installed
-    return "\n".join([*lines, *(f"  {program} {command}" for command in commands)])
+    return "\n".join([*lines, "next:", *(f"  {program} {command}" for command in commands)])

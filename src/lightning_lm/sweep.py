@@ -5,11 +5,13 @@ import multiprocessing
 import os
 import random
 import shlex
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import fmean
 
 from filelock import FileLock, Timeout
 from hydra.core.override_parser.types import Override
@@ -17,11 +19,12 @@ from hydra.core.override_parser.types import Override
 from lightning_lm.config import Config
 from lightning_lm.errors import refuse
 from lightning_lm.folder import FREE, read_json, write_json
-from lightning_lm.launch import run_job
+from lightning_lm.launch import launched, run_job
 
 Settings = dict[str, str]  # what a job has to itself: setting → value, as in an override
 
 DONE = ("finished", "diverged", "pruned")  # a sweep that is gone on with doesn't repeat these
+LOCK = ".lock"  # of a sweep's folder, while it is at work
 SWEEPS = Path("outputs/sweeps")
 SAME = "give the settings in its sweep.json (a list of values may have grown so that jobs are added at the end)"
 
@@ -36,6 +39,27 @@ def combinations(swept: dict[str, Override]) -> list[Settings]:
     return [dict(zip(swept, chosen, strict=True)) for chosen in values]
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Refuses where another process sweeps in this folder now, or where torchrun or srun has started several."""
+    if launched(os.environ) is not None:
+        wrong = "each process that torchrun or srun has started would sweep"
+        raise refuse(
+            "hydra.mode", "MULTIRUN", wrong, "start a sweep by python train.py; hardware.devices makes processes"
+        )
+    there = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, blocking=False)
+    try:
+        with lock:
+            yield
+    except Timeout:
+        raise refuse("hydra.sweep.dir", folder, "another process sweeps in it now", "wait, or choose another") from None
+    finally:
+        if not there and {path.name for path in folder.iterdir()} <= {LOCK}:  # refused before it began
+            shutil.rmtree(folder)
+
+
 def claim_folder(folder: Path, fixed: Settings, search: list[Settings]) -> None:
     """Write what a sweep is about to its folder's ``sweep.json``, or check that it is the same or has grown at its end.
 
@@ -48,12 +72,12 @@ def claim_folder(folder: Path, fixed: Settings, search: list[Settings]) -> None:
         Refused: the folder holds another sweep, or something else.
     """
     fixed = {key: value for key, value in fixed.items() if key not in FREE and key.split(".")[0] not in FREE}
+    folder.mkdir(parents=True, exist_ok=True)
     there = read_json(folder / "sweep.json")
-    if there is None and folder.exists() and any(folder.iterdir()):
+    if there is None and any(path.name != LOCK for path in folder.iterdir()):
         raise refuse("hydra.sweep.dir", folder, "the folder isn't empty and holds no sweep", "choose a new one")
     if there is not None and (there["fixed"], there["search"]) != (fixed, search[: len(there["search"])]):
         raise refuse("hydra.sweep.dir", folder, "the folder holds another sweep", f"{SAME}, or choose a new one")
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "sweep.json", {"fixed": fixed, "search": search})
 
 
@@ -160,10 +184,17 @@ def table(folder: Path, jobs: list[Settings]) -> str:
     lines.append(f"{len(jobs)} jobs in {folder}: " + ", ".join(f"{n} {kind}" for kind, n in counts.items()))
     finished = [number for number, summary in enumerate(summaries) if summary.get("status") == "finished"]
     if finished:
-        best = min(finished, key=lambda number: summaries[number]["val/loss"])
+        seeds: dict[tuple, list[float]] = {}  # of each configuration, the losses: one seed may be lucky
+        for number in finished:
+            seeds.setdefault(apart_from_seed(jobs[number]), []).append(summaries[number]["val/loss"])
+        best = min(finished, key=lambda number: fmean(seeds[apart_from_seed(jobs[number])]))
         own = " ".join(shlex.quote(f"{key}={value}") for key, value in jobs[best].items())
         lines.append(f"best: job {best}; the same command with {own} instead of the search trains and tests it alone")
     return "\n" + "\n".join(lines) + "\n"
+
+
+def apart_from_seed(settings: Settings) -> tuple[tuple[str, str], ...]:
+    return tuple((key, value) for key, value in settings.items() if key != "seed")
 
 
 def short(value: str) -> str:

@@ -16,7 +16,7 @@ from lightning_lm.folder import Table
 
 log = logging.getLogger(__name__)
 
-EVALUATED = ("loss", "perplexity", "accuracy", "bits_per_byte", "word_perplexity")
+EVALUATED = ("loss", "perplexity", "accuracy", "bits_per_byte", "word_perplexity", "tokens")
 COLUMNS = [
     "step",
     "epoch",
