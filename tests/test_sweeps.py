@@ -134,6 +134,22 @@ def test_a_refused_and_a_killed_job_leave_the_others_alone(command):
     assert "1 cut off" in (command.folder / "out").read_text()
 
 
+def test_the_processes_of_a_killed_command_end_too(command):
+    process = command.start("hardware.devices=2", "trainer.max_epochs=100000", "run_dir=r")
+    for _ in range(1200):
+        if (command.folder / "r" / "checkpoints" / "last.ckpt").exists():
+            break
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    for _ in range(300):
+        left = subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True).stdout.split()
+        if not left:
+            break
+        time.sleep(0.1)
+    assert left == [] and not (command.folder / "r" / "summary.json").exists()
+
+
 def test_a_search_that_cannot_work_is_refused_before_its_folder_exists(command, monkeypatch):
     for arguments, told in [
         (["hydra.sweeper.trials=abc"], "hydra.sweeper.trials=abc"),

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import random
 import shlex
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -47,7 +46,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         raise refuse(
             "hydra.mode", "MULTIRUN", wrong, "start a sweep by python train.py; hardware.devices makes processes"
         )
-    there = folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, blocking=False)
     try:
@@ -56,8 +55,10 @@ def alone_in(folder: Path) -> Iterator[None]:
     except Timeout:
         raise refuse("hydra.sweep.dir", folder, "another process sweeps in it now", "wait, or choose another") from None
     finally:
-        if not there and {path.name for path in folder.iterdir()} <= {LOCK}:  # refused before it began
-            shutil.rmtree(folder)
+        if made and {path.name for path in folder.iterdir()} <= {LOCK}:  # refused before it began
+            (folder / LOCK).unlink(missing_ok=True)
+            for path in itertools.takewhile(lambda path: not any(path.iterdir()), made):
+                path.rmdir()
 
 
 def claim_folder(folder: Path, fixed: Settings, search: list[Settings]) -> None:
