@@ -14,9 +14,10 @@ import torch
 from conftest import ROOT, compose
 from tiny import write_gpt2
 
-from lightning_lm.callbacks import Samples, Telemetry
+from lightning_lm.callbacks import Samples
 from lightning_lm.errors import Refused
 from lightning_lm.run import train
+from lightning_lm.telemetry import Telemetry
 
 EPOCH = 13  # optimiser steps; the last has 3 blocks instead of 8
 

@@ -18,11 +18,11 @@ from omegaconf import OmegaConf
 from test_report import write_run
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
 
-from lightning_lm.callbacks import Telemetry
 from lightning_lm.config import HubDataConfig, LoggerConfig, ModelConfig
 from lightning_lm.errors import Diverged, Refused
 from lightning_lm.report import log_sweep
 from lightning_lm.run import train
+from lightning_lm.telemetry import Telemetry
 from lightning_lm.tracking import COLUMNS, EVALUATED, wandb_mode
 from lightning_lm.training import build_loggers
 

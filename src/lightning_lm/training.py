@@ -14,11 +14,12 @@ from torch import nn
 
 from lightning_lm import config as schema
 from lightning_lm.build import PROFILED_STEPS, Parts, accelerator, table
-from lightning_lm.callbacks import Budget, Interrupts, LastCheckpoint, Randomness, Samples, Telemetry
+from lightning_lm.callbacks import Budget, Interrupts, LastCheckpoint, Randomness, Samples
 from lightning_lm.checkpoint import AtomicCheckpointIO
 from lightning_lm.module import LanguageModel
 from lightning_lm.optim import build_optimizer, build_scheduler
 from lightning_lm.sharding import ShardedLanguageModel, ShardedStrategy
+from lightning_lm.telemetry import Telemetry
 from lightning_lm.tracking import RunFolderLogger, wandb_logger
 
 PATIENCE = timedelta(hours=1)  # of a process that waits for the others
