@@ -1,6 +1,9 @@
 """What several test files share."""
 
+import faulthandler
+import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,19 @@ register()
 
 settings.register_profile("any-machine", deadline=None)  # a busy one is no failure
 settings.load_profile("any-machine")
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """An interpreter that can't end shows what it waits for, and ends with what the tests have found."""
+
+    def leave() -> None:
+        faulthandler.dump_traceback()
+        os._exit(exitstatus)
+
+    timer = threading.Timer(120, leave)
+    timer.daemon = True
+    timer.start()
+    faulthandler.dump_traceback_later(180, exit=True)  # where even that thread no longer runs
 
 
 def compose(*overrides: str) -> Config:
