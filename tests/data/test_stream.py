@@ -121,7 +121,7 @@ def test_words_are_the_pieces_between_white_space(texts):
 @given(st.lists(st.lists(st.one_of(st.none(), st.integers(0, 3)), max_size=6), min_size=1, max_size=6))
 def test_word_starts_token_by_token(words):
     expected = [i == 0 or row[i] is None or row[i] != row[i - 1] for row in words for i in range(len(row))]
-    assert _word_starts(words).tolist() == expected
+    assert _word_starts(words, np.array([len(row) for row in words])).tolist() == expected
 
 
 @pytest.mark.parametrize(

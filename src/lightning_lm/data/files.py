@@ -95,8 +95,8 @@ def checked(rows: Iterable[object], where: str, column: str) -> Iterator[str]:
         yield row
 
 
-def batched(rows: Iterable[str], most: int = 4000, characters: int = 2**17) -> Iterator[list[str]]:
-    """Lists of rows, each ended by whichever limit it reaches first."""
+def batched(rows: Iterable[str], most: int = 4000, characters: int = 2**14) -> Iterator[list[str]]:
+    """Lists of rows, each ended by whichever limit it reaches first: so few that their tokens fit a core's cache."""
     batch, size = [], 0
     for row in rows:
         batch.append(row)

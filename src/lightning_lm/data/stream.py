@@ -3,9 +3,8 @@
 import hashlib
 import json
 import logging
-from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -27,8 +26,8 @@ FORMAT = 1  # of the cache; a change of what is stored needs the next number
 
 SPACES = np.array([chr(code).isspace() for code in range(0x3002)])  # no character beyond is white space
 
-# Rows, and for each its token ids, the word of each token where that is asked for, and how many tokens were added
-Batch = tuple[list[str], list[tuple[list[int], list[int | None] | None, int]]]
+# Rows, how many tokens each has, each one's token ids, and the word of each token where that is asked for
+Batch = tuple[list[str], np.ndarray, Iterable[list[int]], Iterable[list[int | None]] | None]
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,12 @@ def tokenize(
 
     def build(temporary: Path) -> None:
         log.info("tokenizing %s of %s", split, corpus.source)
-        batches = _encoded(corpus.rows(split), tokenizer, separator == "auto", word_starts)
+        special = separator == "auto"
+        batches = _encoded(corpus.rows(split), tokenizer, special, word_starts)
+        added = tokenizer.num_special_tokens_to_add() if special else 0
         dtype = np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.uint32
         with tqdm(desc=f"tokenizing {split}", unit="B", unit_scale=True, disable=not progress, leave=False) as bar:
-            rows = _count(temporary, batches if end is None else _with_ends(batches, end), dtype, bar.update)
+            rows = _count(temporary, batches, dtype, added, end, bar.update)
         if not rows["tokens"].any():
             raise refuse(f"data.{split}", corpus.source, "there is no text in this split", "give it some")
         _store(temporary, rows, dtype, word_starts)
@@ -116,18 +117,26 @@ def _end_token(tokenizer: Any) -> int:
 
 
 def _encoded(batches: Iterator[list[str]], tokenizer: Any, special: bool, word_starts: bool) -> Iterator[Batch]:
-    added = tokenizer.num_special_tokens_to_add() if special else 0
     if not tokenizer.is_fast:
         if word_starts:
             wrong = "this tokenizer does not tell where words begin"
             raise refuse("objective.whole_word", True, wrong, "choose another model.tokenizer, or set it to false")
         plain = partial(tokenizer, add_special_tokens=special, verbose=False)
-        return ((rows, [(ids, None, added) for ids in plain(rows)["input_ids"]]) for rows in batches)
+        found = ((rows, plain(rows)["input_ids"]) for rows in batches)
+        return ((rows, np.array([len(ids) for ids in every]), every, None) for rows, every in found)
     tokenizer("")  # a call without options switches truncation and padding off
     backend = tokenizer.backend_tokenizer
     encode = backend.encode_batch if word_starts else backend.encode_batch_fast  # the fast one knows no words
     pairs = _ahead(partial(encode, add_special_tokens=special), batches)
-    return ((rows, [(e.ids, e.word_ids if word_starts else None, added) for e in found]) for rows, found in pairs)
+    return (
+        (
+            rows,
+            np.array([len(e) for e in found]),
+            (e.ids for e in found),
+            (e.word_ids for e in found) if word_starts else None,
+        )
+        for rows, found in pairs
+    )
 
 
 def _ahead(encode: Callable[[list[str]], Any], batches: Iterator[list[str]]) -> Iterator[tuple[list[str], Any]]:
@@ -142,34 +151,36 @@ def _ahead(encode: Callable[[list[str]], Any], batches: Iterator[list[str]]) -> 
         yield from ((rows, found.result()) for rows, found in waiting)
 
 
-def _with_ends(batches: Iterator[Batch], end: int) -> Iterator[Batch]:
-    """Put the token ``end`` before every row with text but the first."""
+def _count(
+    folder: Path, batches: Iterator[Batch], dtype: type, added: int, end: int | None, advance: Callable[[int], Any]
+) -> dict[str, np.ndarray]:
+    """Append the tokens to the file ``ids`` and where words begin to ``starts``; returns what each row has of what.
+
+    ``added`` tokens of each row stand for no text; ``end`` is put before every row with text but the first.
+    """
+    rows = {name: [] for name in ("tokens", "separators", "words", "line_ends", "bytes")}
     started = False
-    for texts, encoded in batches:
-        for i, (text, (ids, words, _)) in enumerate(zip(texts, encoded, strict=True)):
-            if ids and not text.isspace():
-                if started:
-                    encoded[i] = [end, *ids], words and [None, *words], 1
-                started = True
-        yield texts, encoded
-
-
-def _count(folder: Path, batches: Iterator[Batch], dtype: type, advance: Callable[[int], Any]) -> dict[str, np.ndarray]:
-    """Append the tokens to the file ``ids`` and where words begin to ``starts``; returns what each row has of what."""
-    rows = {name: array("q") for name in ("tokens", "separators", "words", "line_ends", "bytes")}
     with open(folder / "ids", "wb") as ids_file, open(folder / "starts", "wb") as starts_file:
-        for texts, encoded in batches:
-            ids, words, added = zip(*encoded, strict=True)
-            np.fromiter(chain.from_iterable(ids), dtype).tofile(ids_file)
-            if words[0] is not None:
-                _word_starts(words).tofile(starts_file)
-            rows["tokens"].extend(map(len, ids))
-            rows["separators"].extend(added)
-            rows["words"].extend(_words(texts).tolist())
-            rows["line_ends"].extend(text.count("\n") for text in texts)
-            rows["bytes"].extend(sizes := [len(text.encode()) for text in texts])
-            advance(sum(sizes))
-    return {name: np.frombuffer(values, np.int64) for name, values in rows.items()}
+        for texts, lengths, ids, words in batches:
+            tokens = np.fromiter(chain.from_iterable(ids), dtype, lengths.sum())
+            starts = None if words is None else _word_starts(words, lengths)
+            pieces, separators = _words(texts), np.full(len(texts), added)
+            if end is not None:
+                separators = (lengths > 0) & (pieces > 0)
+                if not started and separators.any():
+                    started, separators[separators.argmax()] = True, False
+                before = (np.cumsum(lengths) - lengths)[separators]
+                tokens, lengths = np.insert(tokens, before, end), lengths + separators
+                starts = None if starts is None else np.insert(starts, before, True)
+            tokens.tofile(ids_file)
+            if starts is not None:
+                starts.tofile(starts_file)
+            sizes = np.array([len(text.encode()) for text in texts])
+            line_ends = np.array([text.count("\n") for text in texts])
+            for name, found in zip(rows, (lengths, separators, pieces, line_ends, sizes), strict=True):
+                rows[name].append(found)
+            advance(int(sizes.sum()))
+    return {name: np.concatenate([np.zeros(0, np.int64), *found]) for name, found in rows.items()}
 
 
 def _words(texts: list[str]) -> np.ndarray:
@@ -181,12 +192,12 @@ def _words(texts: list[str]) -> np.ndarray:
     return np.diff(np.searchsorted(starts, ends), prepend=0)
 
 
-def _word_starts(words: Sequence[list[int | None]]) -> np.ndarray:
+def _word_starts(words: Iterable[list[int | None]], lengths: np.ndarray) -> np.ndarray:
     """Bool [tokens]: whether a token is the first of a word in its row, or belongs to none."""
-    found = np.array(list(chain.from_iterable(words)), float)  # None becomes NaN, which equals nothing
+    found = np.fromiter(chain.from_iterable(words), float, lengths.sum())  # None becomes NaN, which equals nothing
     starts = np.ones(len(found) + 1, bool)
     starts[1:-1] = found[1:] != found[:-1]
-    starts[np.cumsum([len(row) for row in words])] = True  # the rows' ends: the next one's first token
+    starts[np.cumsum(lengths)] = True  # the rows' ends: the next one's first token
     return starts[:-1]
 
 
