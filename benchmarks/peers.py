@@ -94,9 +94,10 @@ def steps(
 
 
 def bare(model: str, text: str, batch: int, block: int, steps: int) -> dict[str, Any]:
-    """The limit of causal training: our loss, its batches ready in memory, and nothing else between the steps."""
+    """The limit of causal training: our loss and GELU, batches ready in memory, nothing else between the steps."""
     from lightning_lm.loss import find_head, labelled_nll
     from lightning_lm.memory import keep_freed_blocks
+    from lightning_lm.model import fuse_gelu
 
     keep_freed_blocks()
     with TemporaryDirectory() as cache:
@@ -105,7 +106,7 @@ def bare(model: str, text: str, batch: int, block: int, steps: int) -> dict[str,
     ready = [
         {"input_ids": x, "labels": torch.nn.functional.pad(x[:, 1:], (0, 1), value=-100)} for x in ids.split(batch)
     ]
-    network = load("clm", model).train()
+    network = fuse_gelu(load("clm", model).train())
     head, clock = find_head(network), Clock()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
     for ready_batch in islice(cycle(x for x in ready if len(x["labels"]) == batch), steps):

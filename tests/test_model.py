@@ -25,6 +25,22 @@ def test_a_checkpoint_in_bfloat16_is_trained_in_float32(tiny_gpt2, tmp_path):
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize("name", ["gelu_new", "gelu_fast", "gelu_accurate"])
+def test_one_operator_for_the_tanh_gelu_changes_no_result(tiny_gpt2, name):
+    ours, _ = load(tiny_gpt2, Clm(), activation_function=name)
+    plain = AutoModelForCausalLM.from_pretrained(tiny_gpt2, activation_function=name)
+    kept, ids = [], torch.arange(64).view(2, 32)
+    for model in (ours.eval(), plain.eval()):
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, to=sizes: to.append(x.numel()) or x, lambda x: x):
+            model(input_ids=ids, labels=ids).loss.backward()
+        kept.append(sum(sizes))
+    assert kept[0] < 0.8 * kept[1]
+    assert ours.state_dict().keys() == plain.state_dict().keys()
+    for (weight, found), expected in zip(ours.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-6, msg=weight)
+
+
 def test_embeddings_grow_when_the_tokenizer_needs_it(tiny_gpt2, caplog):
     model, tokenizer = load(tiny_gpt2, Clm())
     before = model.get_input_embeddings().weight.detach().clone()

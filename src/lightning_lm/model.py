@@ -8,6 +8,7 @@ import torch
 import transformers
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.activations import AccurateGELUActivation, FastGELUActivation, NewGELUActivation
 
 from lightning_lm.errors import Problem, Refused, nearest, refuse
 from lightning_lm.objectives import Objective
@@ -88,7 +89,7 @@ def load_model(
         wrong = f"{config.model_type} has no head for it in transformers ({objective.auto_class})"
         raise refuse("objective", objective.name, wrong, "choose the other objective, or another model")
     if name_or_path is None:
-        return auto.from_config(config, dtype=torch.float32)
+        return fuse_gelu(auto.from_config(config, dtype=torch.float32))
     try:
         model, info = auto.from_pretrained(
             name_or_path, config=config, revision=revision, dtype=torch.float32, output_loading_info=True
@@ -100,6 +101,19 @@ def load_model(
         raise refuse("model.config", name_or_path, f"its weights don't fit ({_first(error)})", remedy) from error
     if info["missing_keys"]:
         log.warning("newly initialised, not from the checkpoint: %s", ", ".join(sorted(info["missing_keys"])))
+    return fuse_gelu(model)
+
+
+def fuse_gelu(model: nn.Module) -> nn.Module:
+    """Let one operator compute what transformers writes as a formula: GELU's tanh approximation, as in GPT-2.
+
+    The formula keeps half a dozen tensors of the feed-forward layer's width for the backward pass, the operator one.
+    """
+    formulas = (NewGELUActivation, FastGELUActivation, AccurateGELUActivation)
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, formulas):
+                setattr(module, name, nn.GELU("tanh"))
     return model
 
 
