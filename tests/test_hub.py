@@ -40,7 +40,7 @@ def describe(folder: Path, objective: str = "clm", **model: object) -> Path:
     files = {
         "summary.json": {"val/loss": 3.5, "val/perplexity": 33.115, "test/perplexity": 30.25, "tokens_seen": 12345},
         "ledger.json": {"train": {"rows": 120, "tokens": 4567, "tail": 89}, "test": {"rows": 40}},
-        "environment.json": {"commit": "abc123", "dirty": True, "versions": {"torch": "2.13.0"}},
+        "environment.json": {"commit": "abc123", "uncommitted": "diff", "versions": {"torch": "2.13.0"}},
     }
     for name, value in files.items():
         (folder / name).write_text(json.dumps(value))

@@ -154,6 +154,30 @@ def test_under_autocast_the_sum_keeps_float32(objective, name):
 
 
 @pytest.mark.parametrize(("objective", "name"), [("clm", "gpt2"), ("mlm", "bert")])
+def test_in_bfloat16_as_a_whole(objective, name):
+    model, batch = make(objective, name).bfloat16(), make_batch(objective)
+    reference, _ = plain(model, batch)
+    reference.backward()
+    expected = gradients(model)
+    sums = labelled_nll(model, find_head(model), batch)
+    sums.nll.backward()
+    assert sums.nll.dtype == torch.float32
+    torch.testing.assert_close(sums.nll.double(), reference, rtol=1e-5, atol=0)
+    assert_same_gradients(gradients(model), expected, tolerance=6e-2)
+
+
+@pytest.mark.parametrize(("objective", "name"), [("clm", "gpt2"), ("clm", "llama"), ("mlm", "bert")])
+def test_with_gradient_checkpointing(objective, name):
+    model, batch = make(objective, name), make_batch(objective)
+    head = find_head(model)
+    labelled_nll(model, head, batch).nll.backward()
+    expected = gradients(model)
+    model.gradient_checkpointing_enable()
+    labelled_nll(model, head, batch).nll.backward()
+    assert_same_gradients(gradients(model), expected, tolerance=1e-6)
+
+
+@pytest.mark.parametrize(("objective", "name"), [("clm", "gpt2"), ("mlm", "bert")])
 def test_no_whole_logits_exist(objective, name):
     model, batch = make(objective, name), make_batch(objective)
     head, shapes = find_head(model), []

@@ -11,6 +11,8 @@ TASKS = {"clm": "text-generation", "mlm": "fill-mask"}
 KINDS = {"clm": "causal", "mlm": "masked"}
 SPLITS = {"val": "validation", "test": "test"}
 SECTIONS = ("model", "data", "objective", "optimizer", "scheduler", "trainer", "hardware", "seed")
+FACTS = ("tokens_seen", "tokens_per_second", "seconds", "world_size", "status")
+COUNTS = ("rows", "words", "line_ends", "bytes", "tokens", "blocks", "tail")
 UNUSED = ("cache_dir", "prompts", "preview_tokens", "push_to_hub")  # of no consequence for the weights
 
 
@@ -39,12 +41,14 @@ def model_card(run: Path, repo: str | None = None) -> str:
         repo: name on the Hub, for the example of use.
     """
     from huggingface_hub import ModelCard, ModelCardData
+    from jinja2 import Environment, PackageLoader
 
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     summary, ledger, environment, export = (
-        _json(run / name) for name in ("summary.json", "ledger.json", "environment.json", "export/config.json")
+        _json(run / file) for file in ("summary.json", "ledger.json", "environment.json", "export/config.json")
     )
-    objective, base, dataset = config["objective"]["name"], _base_model(config), _hub_id(config["data"].get("path"))
+    objective, dataset = config["objective"]["name"], _hub_id(config["data"].get("path"))
+    base = _hub_id(config["model"].get("name_or_path")) if config["model"].get("pretrained") else None
     name = (repo or config.get("name") or run.name).split("/")[-1]
     data = ModelCardData(
         model_name=name,
@@ -55,15 +59,32 @@ def model_card(run: Path, repo: str | None = None) -> str:
         datasets=[dataset] if dataset else None,
         eval_results=_eval_results(config, summary, objective) or None,
     )
-    sections = [
-        _heading(name, config, export, base, dataset),
-        _usage(objective, repo or "PATH/TO/export"),
-        _results(summary, objective),
-        _training(config, summary),
-        _corpus(ledger),
-        _environment(environment),
-    ]
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n"))
+    prefixes = [prefix for prefix in SPLITS if any(key.startswith(f"{prefix}/") for key in summary)]
+    templates = Environment(loader=PackageLoader("lightning_lm", "."), trim_blocks=True, lstrip_blocks=True)
+    text = templates.get_template("model_card.md").render(
+        name=name,
+        repo=repo,
+        config=config,
+        objective=objective,
+        kind=KINDS[objective],
+        task=TASKS[objective],
+        architectures=export.get("architectures") or [],
+        base=base,
+        dataset=dataset,
+        scored=[SPLITS[prefix] for prefix in prefixes],
+        results=[
+            [label, *(_number(summary.get(f"{prefix}/{key}")) for prefix in prefixes)]
+            for key, label in metric_names(objective).items()
+            if any(f"{prefix}/{key}" in summary for prefix in prefixes)
+        ],
+        facts=[[key.replace("_", " "), _number(summary[key])] for key in FACTS if key in summary],
+        settings=yaml.safe_dump(
+            {name: _public(config[name]) for name in SECTIONS if name in config}, sort_keys=False, allow_unicode=True
+        ),
+        counts=_counts(ledger),
+        versions=_versions(environment),
+    )
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text.strip()}\n"))
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -81,11 +102,6 @@ def _hub_id(name: Any) -> str | None:
     except HFValidationError:
         return None
     return name
-
-
-def _base_model(config: dict[str, Any]) -> str | None:
-    model = config["model"]
-    return _hub_id(model.get("name_or_path")) if model.get("pretrained") else None
 
 
 def _eval_results(config: dict[str, Any], summary: dict[str, Any], objective: str) -> list[Any]:
@@ -115,51 +131,6 @@ def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _heading(name: str, config: dict[str, Any], export: dict[str, Any], base: str | None, dataset: str | None) -> str:
-    kind = KINDS[config["objective"]["name"]]
-    architecture = "".join(f" (`{name}`)" for name in export.get("architectures") or [])
-    origin = "fine-tuned" if config["model"].get("pretrained") else "trained from scratch"
-    source = f" from [`{base}`](https://huggingface.co/{base})" if base else ""
-    corpus = f" on [`{dataset}`](https://huggingface.co/datasets/{dataset})" if dataset else ""
-    corpus += f" (`{config['data']['name']}`)" if dataset and config["data"].get("name") else ""
-    return f"# {name}\n\nA {kind} language model{architecture}, {origin}{source}{corpus} with lightning-lm."
-
-
-def _usage(objective: str, model: str) -> str:
-    lines = ["from transformers import pipeline", "", f'pipe = pipeline("{TASKS[objective]}", model="{model}")']
-    if objective == "clm":
-        lines.append('print(pipe("Once upon a time", max_new_tokens=40)[0]["generated_text"])')
-    else:
-        lines.append('print(pipe(f"The capital of France is {pipe.tokenizer.mask_token}."))')
-    return "## Use\n\n```python\n" + "\n".join(lines) + "\n```"
-
-
-def _results(summary: dict[str, Any], objective: str) -> str:
-    prefixes = [prefix for prefix in SPLITS if any(key.startswith(f"{prefix}/") for key in summary)]
-    rows = [
-        [label, *(_number(summary.get(f"{prefix}/{key}")) for prefix in prefixes)]
-        for key, label in metric_names(objective).items()
-        if any(f"{prefix}/{key}" in summary for prefix in prefixes)
-    ]
-    return f"## Results\n\n{_table(['', *(SPLITS[p] for p in prefixes)], rows)}" if rows else ""
-
-
-def _training(config: dict[str, Any], summary: dict[str, Any]) -> str:
-    names = {
-        "tokens_seen": "tokens seen",
-        "tokens_per_second": "tokens per second",
-        "seconds": "seconds",
-        "world_size": "devices",
-        "status": "status",
-    }
-    rows = [[label, _number(summary[key])] for key, label in names.items() if key in summary]
-    facts = f"{_table(['', ''], rows)}\n\n" if rows else ""
-    settings = yaml.safe_dump(
-        {name: _public(config[name]) for name in SECTIONS if name in config}, sort_keys=False, allow_unicode=True
-    )
-    return f"## Training\n\n{facts}The settings, from the run's `config.yaml`:\n\n```yaml\n{settings}```"
-
-
 def _public(value: Any) -> Any:
     """Settings without what tells about the author's machine: of an absolute path, only the last part."""
     if isinstance(value, dict):
@@ -169,32 +140,24 @@ def _public(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
 
 
-def _corpus(ledger: dict[str, Any]) -> str:
+def _counts(ledger: dict[str, Any]) -> list[list[str]]:
+    """A header and a row for each split."""
     splits = {name: counts for name, counts in ledger.items() if isinstance(counts, dict)}
-    keys = ("rows", "words", "line_ends", "bytes", "tokens", "blocks", "tail")
-    columns = [key for key in keys if any(key in counts for counts in splits.values())]
+    columns = [key for key in COUNTS if any(key in counts for counts in splits.values())]
     rows = [[name, *(_number(counts.get(key)) for key in columns)] for name, counts in splits.items()]
-    header = ["split", *(key.replace("_", " ") for key in columns)]
-    return f"## Data\n\n{_table(header, rows)}" if columns else ""
+    return [["split", *(key.replace("_", " ") for key in columns)], *rows] if columns else []
 
 
-def _environment(environment: dict[str, Any]) -> str:
-    versions = {"python": environment.get("python"), **(environment.get("versions") or {})}
-    rows = [[name, str(version)] for name, version in versions.items() if version]
-    commit = environment.get("commit")
-    dirty = environment.get("dirty") or environment.get("uncommitted")
-    rows += [["lightning-lm", f"commit `{commit}`{', with uncommitted changes' if dirty else ''}"]] if commit else []
-    hardware = environment.get("hardware") or ", ".join(environment.get("gpus") or [])
-    rows += [["hardware", str(hardware)]] if hardware else []
-    return f"## To reproduce\n\nThe settings above, with\n\n{_table(['', ''], rows)}" if rows else ""
+def _versions(environment: dict[str, Any]) -> list[list[str]]:
+    rows = [["python", environment.get("python")], *map(list, (environment.get("versions") or {}).items())]
+    if commit := environment.get("commit"):
+        changed = ", with uncommitted changes" if environment.get("uncommitted") else ""
+        rows.append(["lightning-lm", f"commit `{commit}`{changed}"])
+    rows.append(["GPUs", ", ".join(environment.get("gpus") or [])])
+    return [row for row in rows if row[1]]
 
 
 def _number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.4f}" if abs(value) < 100 else f"{value:,.1f}"
     return f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

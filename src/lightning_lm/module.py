@@ -54,6 +54,10 @@ class LanguageModel(L.LightningModule):
         if gradient_clip_val is not None:
             nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.gradient_norm)
 
+    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()  # Lightning would keep the gradients through the next forward pass
+
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self._score(batch)
 

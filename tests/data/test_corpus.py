@@ -225,10 +225,8 @@ def test_later_records_are_refused_when_read(tmp_path):
 def test_everything_wrong_with_the_files_at_once(tmp_path):
     (tmp_path / "a.txt").write_text("a\n")
     files = {"train": [str(tmp_path / "nope.txt"), str(tmp_path)], "validation": ["*.nothing"], "test": ["x"]}
-    told = refusal(corpus, tmp_path, files, test=120)
+    told = refusal(corpus, tmp_path, files)
     assert [line.partition(";")[0] for line in told] == [
-        "data.test_percent=120: out of range",
-        "data.test=['x']: data.test_percent would cut the same split from the training rows",
         f"data.train={tmp_path}/nope.txt: no such file",
         f"data.train={tmp_path}: a folder",
         "data.validation=*.nothing: no file matches",
@@ -237,13 +235,6 @@ def test_everything_wrong_with_the_files_at_once(tmp_path):
     (tmp_path / "b.txt").write_bytes(b"\xff")
     (tmp_path / "c.txt").write_bytes(b"")
     assert len(refusal(corpus, tmp_path, {"train": [str(tmp_path / "*.txt")]})) == 2
-
-
-def test_shares_and_missing_train(tmp_path):
-    (tmp_path / "a.txt").write_text("a\n")
-    assert refusal(corpus, tmp_path, validation=0)[0].startswith("data.validation_percent=0: out of range")
-    assert refusal(corpus, tmp_path, validation=50, test=50)[0].startswith("data.test_percent=50: with")
-    assert refusal(corpus, tmp_path, {"test": [str(tmp_path / "a.txt")]})[0].startswith("data.train=null: no text")
 
 
 # ---------------------------------------------------------------------------------------------------------------- Hub

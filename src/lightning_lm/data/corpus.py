@@ -50,14 +50,14 @@ def text_corpus(
         cache_dir: keeps the files' hashes, under their size and time of change, so that a second start reads no text.
 
     Raises:
-        Refused: everything that is wrong with the files and the shares, all at once.
+        Refused: everything that is wrong with the files, all at once.
     """
-    cuts = {"validation": validation_percent, "test": test_percent}
-    problems = list(_wrong_cuts(files, cuts))
+    problems: list[Problem] = []
     paths = {split: expand(split, patterns, problems) for split, patterns in files.items()}
     if problems:
         raise Refused(*problems)
     hashes = fingerprints(paths, text_column, cache_dir)
+    cuts = {"validation": validation_percent, "test": test_percent}
     cuts = {split: percent for split, percent in cuts.items() if percent is not None}
     keys = {split: _hash("files", text_column, hashes[split]) for split in files}
     whole = keys["train"]
@@ -126,23 +126,6 @@ def python_docs_corpus() -> Corpus:
         return batched(chain.from_iterable(map(io.StringIO, texts[split])))
 
     return Corpus({split: _hash(text) for split, text in texts.items()}, rows, "pydoc_data.topics")
-
-
-def _wrong_cuts(files: dict[str, list[str]], cuts: dict[str, float | None]) -> Iterator[Problem]:
-    if not files.get("train"):
-        yield Problem("data.train", "null", "no text to train on", "give a path or a glob, as data.train='my/*.txt'")
-    for split, percent in cuts.items():
-        if percent is None:
-            continue
-        if not 0 < percent < 100:
-            yield Problem(f"data.{split}_percent", percent, "out of range", "give a number between 0 and 100")
-        if split in files:
-            wrong = f"data.{split}_percent would cut the same split from the training rows"
-            yield Problem(f"data.{split}", files[split], wrong, "leave out one of the two")
-    given = [percent for percent in cuts.values() if percent is not None]
-    if len(given) == 2 and sum(given) >= 100 and max(given) < 100:
-        wrong = f"with data.validation_percent={cuts['validation']} nothing is left to train on"
-        yield Problem("data.test_percent", cuts["test"], wrong, "lower one of the two")
 
 
 def _bounds(total: int, cuts: dict[str, float]) -> dict[str, tuple[int, int]]:
