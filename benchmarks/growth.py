@@ -87,14 +87,12 @@ def plot(kept: list[dict[str, Any]], path: Path) -> None:
                 above = ends.get(side, 0) == max(ends.values(), default=0)  # so that close ends don't hide each other
                 place = {"xytext": (6, 1 if above else -1), "va": "bottom" if above else "top"}
                 panel.annotate(side, (x[-1], y[-1]), textcoords="offset points", color=color, **place)
-            panel.set(xscale="log", yscale="log")
+            panel.set(xscale="log", ylim=(0, 1.08 * max(k[quantity] / unit for k in kept if k["axis"] == axis)))
             panel.xaxis.set_major_locator(FixedLocator(places))
             size = 1024 if axis == "vocabulary" else 1
             panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _, s=shown, n=size: s.format(x / n)))
             panel.xaxis.set_minor_locator(NullLocator())
             panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.10g}"))
-            panel.yaxis.set_minor_formatter(FuncFormatter(lambda y, _: few_digits(y)))
-            panel.tick_params(axis="y", which="minor", labelsize=9)
             panel.grid(True, color="#e5e5e5", linewidth=0.6)
             panel.set_axisbelow(True)
             if i == 0:
@@ -103,8 +101,3 @@ def plot(kept: list[dict[str, Any]], path: Path) -> None:
                 panel.set_ylabel(label)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=160)
-
-
-def few_digits(y: float) -> str:
-    """Labels for 2, 3 and 5 between the powers of ten."""
-    return f"{y:,.10g}" if f"{y:e}"[0] in "235" else ""
