@@ -139,28 +139,25 @@ def test_loss_hits_and_every_gradient_are_those_of_the_whole_logits(objective, n
     assert scored.hits == hits
 
 
-@pytest.mark.parametrize(("objective", "name"), [("clm", "gpt2"), ("clm", "gemma2"), ("mlm", "bert")])
-def test_under_autocast_the_sum_keeps_float32(objective, name):
+@pytest.mark.parametrize(
+    ("objective", "name", "mixed"),  # Gemma 2 as a whole in bfloat16 rounds its own capped logits, ours are float32
+    [
+        ("clm", "gpt2", True),
+        ("clm", "gemma2", True),
+        ("mlm", "bert", True),
+        ("clm", "gpt2", False),
+        ("mlm", "bert", False),
+    ],
+)
+def test_in_bfloat16_the_sum_keeps_float32(objective, name, mixed):
     model, batch = make(objective, name), make_batch(objective)
-    with torch.autocast("cpu", torch.bfloat16):
+    model = model if mixed else model.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         reference, _ = plain(model, batch)
         reference.backward()
         expected = gradients(model)
         sums = labelled_nll(model, find_head(model), batch)
         sums.nll.backward()
-    assert sums.nll.dtype == torch.float32
-    torch.testing.assert_close(sums.nll.double(), reference, rtol=1e-5, atol=0)
-    assert_same_gradients(gradients(model), expected, tolerance=6e-2)
-
-
-@pytest.mark.parametrize(("objective", "name"), [("clm", "gpt2"), ("mlm", "bert")])
-def test_in_bfloat16_as_a_whole(objective, name):
-    model, batch = make(objective, name).bfloat16(), make_batch(objective)
-    reference, _ = plain(model, batch)
-    reference.backward()
-    expected = gradients(model)
-    sums = labelled_nll(model, find_head(model), batch)
-    sums.nll.backward()
     assert sums.nll.dtype == torch.float32
     torch.testing.assert_close(sums.nll.double(), reference, rtol=1e-5, atol=0)
     assert_same_gradients(gradients(model), expected, tolerance=6e-2)
