@@ -243,6 +243,15 @@ def test_an_unseeded_search_on_two_processes_is_cut_off_and_gone_on_with(command
                 good = ours[step] <= sorted(seen)[max(len(seen) // 2 - 1, 0)]
                 assert good == (step + 2 in ours or states[number] == "FAIL"), (number, step, ours, seen)
     assert "6 jobs in s: " in out
+    # Cut off between its last checkpoint and its summary, a pruned trial stays one.
+    for job in [folder / str(number) for number, state in enumerate(states) if state == "PRUNED"][:1]:
+        before = steps(job)
+        (job / "summary.json").unlink()
+        with sqlite3.connect(folder / "study.db") as db:
+            db.execute("update trials set state = 'RUNNING' where number = ?", [job.name])
+        code, out, err = command(*typed)
+        assert code == 0, err
+        assert summary(job)["status"] == "pruned" and steps(job) == before
 
 
 def parse(*texts: str):

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import optuna
@@ -25,7 +26,14 @@ class Pruning(Callback):
         self.row = read_json(path)  # the trial's place in its study
         self.pruned = False
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"pruned": self.pruned}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.pruned = state_dict["pruned"]
+
     def on_train_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
+        trainer.should_stop = self.pruned  # the checkpoint was written, then the trial was cut off
         if trainer.is_global_zero:
             study = optuna.load_study(study_name=self.row["study"], storage=storage(self.row["storage"]))
             self.trial = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[self.row["number"]]._trial_id)
