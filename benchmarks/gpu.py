@@ -6,6 +6,7 @@ positions without a label, and may so show more than it computes: the same count
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from statistics import median
@@ -27,6 +28,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="tiny models on the CPU, to see that everything runs")
     args = parser.parse_args(argv)
+    # One device: Trainer would spread the batch over all that it sees
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     options, hardware = Options(args.text, None, args.quick), "cpu" if args.quick else "gpu"
     found = fresh("ours.py", "machine", hardware=hardware)
     if found["device"] is None:
@@ -35,7 +38,7 @@ def main(argv: list[str]) -> int:
     print(f"{found['device']}, {found['for_trainer']}\n")
     print("| model | side | tokens/s | peak memory, GB | model FLOPs utilisation |\n|---|---|---|---|---|")
     for name, (objective, kind, block, batch) in SHAPES.items():
-        model, text = options.model(kind, 768, 12), options.corpus(8)
+        model, text = options.model(kind, 768, 12), options.corpus(4)
         case = {"objective": objective, "model": model, "text": text, "steps": options.steps(args.steps)}
         case |= {"block": 64, "batch": 4} if args.quick else {"block": block, "batch": batch}
         flops = fresh("peers.py", "flops_per_token", objective=objective, model=model, block=case["block"])

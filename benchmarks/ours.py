@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from measure import peak_memory, tell
+from measure import forget_peak_memory, peak_memory, tell
 
 from lightning_lm import build
 from lightning_lm.config import Config, register, typed
@@ -74,8 +74,9 @@ def steps(
         )
         train(cfg)
         summary = json.loads((Path(cfg.run_dir) / "summary.json").read_text(encoding="utf-8"))
-        losses = [float(row["train/loss"]) for row in logged(cfg) if row["train/loss"]]
-    speed = {"tokens_per_second": summary["tokens_per_second"], "peak_memory": summary["peak_memory_gb"] * 1e9}
+        rows = [row for row in logged(cfg) if row["train/loss"]]
+        losses, peak = [float(row["train/loss"]) for row in rows], float(rows[-1]["peak_memory_gb"])
+    speed = {"tokens_per_second": summary["tokens_per_second"], "peak_memory": peak * 1e9}
     return {**speed, "losses": losses}
 
 
@@ -88,6 +89,7 @@ def evaluate(objective: str, model: str, text: str, batch: int, block: int) -> d
     """Seconds of scoring a text once it is tokens, peak memory in bytes, and the scores."""
     with TemporaryDirectory() as folder:
         parts = build.build(of_text(objective, model, text, block, folder))
+        forget_peak_memory()
         began = time.perf_counter()
         stream, sizes = parts.data.streams["train"], {"block_size": block, "batch_size": batch}
         figures = score(parts.model, parts.tokenizer, parts.objective, stream, **sizes)

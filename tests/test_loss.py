@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.device_mesh import init_device_mesh
 from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM
@@ -15,6 +15,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaske
 from lightning_lm import loss
 from lightning_lm.loss import Head, find_head, labelled_nll
 from lightning_lm.model import layers
+from lightning_lm.sharding import shard
 
 VOCABULARY, COLUMNS = 101, 41
 COMMON = {
@@ -57,6 +58,7 @@ MASKED = {
     "modernbert": COMMON | {"tie_word_embeddings": False},
 }
 ALL = [("clm", name) for name in CAUSAL] + [("mlm", name) for name in MASKED]
+MASKED["esm"] = COMMON | {"mask_token_id": 3}  # adds a bias of zeros outside its last layer
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +69,7 @@ def small_chunks(monkeypatch):
     monkeypatch.setitem(loss.COLUMNS, "cpu", COLUMNS)
 
 
-def make(objective, name):
+def make(objective, name, noise=0.1):
     torch.manual_seed(0)
     auto, settings = (
         (AutoModelForCausalLM, CAUSAL[name]) if objective == "clm" else (AutoModelForMaskedLM, MASKED[name])
@@ -78,7 +80,7 @@ def make(objective, name):
     model = auto.from_config(config)
     with torch.no_grad():  # random weights give almost the same logits to every token
         for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
+            parameter.add_(torch.randn_like(parameter) * noise)
     return model.train()
 
 
@@ -139,6 +141,19 @@ def test_loss_hits_and_every_gradient_are_those_of_the_whole_logits(objective, n
     assert scored.hits == hits
 
 
+@pytest.mark.parametrize(("objective", "name"), [*ALL, ("mlm", "esm")])
+def test_a_bias_that_begins_at_zero_is_not_overlooked(objective, name):
+    model, batch = make(objective, name, noise=0), make_batch(objective)
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    head = find_head(model)
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+    assert head.sparse and (head.linear is None) == (name == "esm")
+    plain(model, batch)[0].backward()
+    expected = gradients(model)
+    labelled_nll(model, head, batch).nll.backward()
+    assert_same_gradients(gradients(model), expected)
+
+
 @pytest.mark.parametrize(
     ("objective", "name", "mixed"),  # Gemma 2 as a whole in bfloat16 rounds its own capped logits, ours are float32
     [
@@ -186,11 +201,16 @@ def test_no_whole_logits_exist(objective, name):
                 shapes.append(tuple(getattr(result, "shape", ())))
             return result
 
+    def largest():
+        return max(math.prod(shape[:-1]) for shape in shapes if shape[-1:] == (VOCABULARY,) and shape != whole)
+
+    whole = (32, VOCABULARY)  # the head's weights, transposed
     with torch.no_grad(), Shapes():
         labelled_nll(model, head, batch, with_hits=True)
-    assert (16, COLUMNS) in shapes
-    # One position goes through the model's own head for form's sake
-    assert all(math.prod(shape[:-1]) <= 1 for shape in shapes if shape[-1:] == (VOCABULARY,))
+    assert (16, COLUMNS) in shapes and largest() == 1, "one position goes through the model's own head for form's sake"
+    with Shapes():
+        labelled_nll(model, head, batch).nll.backward()
+    assert largest() <= 16 < len(batch["labelled"])
 
 
 def test_a_batch_without_a_label_gives_every_parameter_a_zero_gradient():
@@ -202,25 +222,42 @@ def test_a_batch_without_a_label_gives_every_parameter_a_zero_gradient():
     assert all(not gradient.any() for gradient in gradients(model).values())
 
 
+class Changed(torch.nn.Module):
+    """A model that does something to its last layer's logits."""
+
+    def __init__(self, model, change):
+        super().__init__()
+        self.model, self.change, self.config = model, change, model.config
+        self.base_model, self.device = model.base_model, model.device
+
+    def get_output_embeddings(self):
+        return self.model.get_output_embeddings()
+
+    def forward(self, **inputs):
+        output = self.model(**inputs)
+        output.logits = self.change(output.logits)
+        return output
+
+
+def test_a_scale_and_a_bias_together():
+    model, batch = Changed(make("clm", "phi"), lambda logits: 3 * logits).train(), make_batch("clm")
+    head = find_head(model)
+    assert head.scale == pytest.approx(3) and head.linear.bias is not None
+    reference, _ = plain(model, batch)
+    reference.backward()
+    expected = gradients(model)
+    sums = labelled_nll(model, head, batch)
+    sums.nll.backward()
+    torch.testing.assert_close(sums.nll.double(), reference, rtol=1e-5, atol=0)
+    assert_same_gradients(gradients(model), expected)
+
+
 @pytest.mark.parametrize(("objective", "name"), [("clm", "gpt2"), ("mlm", "bert")])
 def test_what_does_not_fit_takes_the_plain_path_and_says_so(objective, name, caplog, monkeypatch):
-    class Odd(torch.nn.Module):
-        """A last layer whose logits the model changes in a way that is neither a scale nor a known cap."""
+    def odd(logits):
+        return logits + 0.01 * logits.square() + logits.mean((0, 1))
 
-        def __init__(self, model):
-            super().__init__()
-            self.model, self.config = model, model.config
-            self.base_model, self.device = model.base_model, model.device
-
-        def get_output_embeddings(self):
-            return self.model.get_output_embeddings()
-
-        def forward(self, **inputs):
-            output = self.model(**inputs)
-            output.logits = output.logits + 0.01 * output.logits.square() + output.logits.mean((0, 1))
-            return output
-
-    model, batch = Odd(make(objective, name)).train(), make_batch(objective)
+    model, batch = Changed(make(objective, name), odd).train(), make_batch(objective)
     monkeypatch.setattr(logging.getLogger("lightning_lm"), "propagate", True)
     with caplog.at_level(logging.INFO, "lightning_lm"):
         head = find_head(model)
@@ -261,9 +298,7 @@ def distributed(rank, port, objective, name, kind, results):
     if kind == "ddp":
         step = DistributedDataParallel(step)
     else:
-        for layer in next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList)):
-            fully_shard(layer)
-        fully_shard(model)
+        shard(model, init_device_mesh("cpu", (2,)))
     for _ in range(2):  # the second pass meets what the first has left behind
         model.zero_grad()
         nll = step(batch)
@@ -277,7 +312,9 @@ def distributed(rank, port, objective, name, kind, results):
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-@pytest.mark.parametrize(("objective", "name"), [("clm", "gpt2"), ("clm", "gpt_neox"), ("mlm", "bert")])
+@pytest.mark.parametrize(
+    ("objective", "name"), [("clm", "gpt2"), ("clm", "gpt_neox"), ("clm", "gemma2"), ("mlm", "bert")]
+)
 def test_two_processes_have_the_gradients_of_the_mean(objective, name, kind, tmp_path, free_port):
     context = torch.multiprocessing.get_context("fork")
     results = context.SimpleQueue()

@@ -3,13 +3,17 @@
 import csv
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import compose
 
-from lightning_lm import build
+from lightning_lm import build, speed, telemetry
+from lightning_lm.checkpoint import AtomicCheckpointIO
+from lightning_lm.data.module import Batches
 from lightning_lm.errors import Diverged, Refused
+from lightning_lm.module import LanguageModel
 from lightning_lm.run import train
 
 FILES = (
@@ -172,6 +176,37 @@ def test_a_run_cut_off_after_its_early_stop_trains_no_further(tiny_gpt2, text, t
 def test_the_profiler_leaves_a_trace(tiny_gpt2, text, tmp_path):
     run(tiny_gpt2, text, tmp_path / "run", "trainer.profiler=true", f"data.test={text}", "trainer.limit_test_batches=1")
     assert any(path.stat().st_size > 10_000 for path in (tmp_path / "run" / "profile").glob("*.json"))
+
+
+def test_speed_is_that_of_the_steps_alone(tiny_gpt2, text, tmp_path, monkeypatch):
+    """On a clock that moves in steps (2 s) and in waiting for data, and also in validation and saving."""
+    now = [0.0]
+    for module in (telemetry, speed):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def takes(owner, name, seconds):
+        function = getattr(owner, name)
+
+        def slower(*args, **kwargs):
+            now[0] += seconds
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, slower)
+
+    takes(LanguageModel, "training_step", 2)
+    takes(Batches, "__getitem__", 0.5)
+    takes(LanguageModel, "validation_step", 100)
+    takes(AtomicCheckpointIO, "save_checkpoint", 1000)
+    summary, rows, _ = run(tiny_gpt2, text, tmp_path / "r")
+    rows = [row for row in rows if row["tokens_per_second"]]
+    seconds = [8 * 32 / float(row["tokens_per_second"]) for row in rows]
+    waits = [float(row["data_wait"]) * took for row, took in zip(rows, seconds, strict=True)]
+    assert len(rows) == 15 and sum(waits) > 0
+    assert [took - wait for took, wait in zip(seconds, waits, strict=True)] == pytest.approx([2] * 15)
+    assert {round(wait, 6) for wait in waits} <= {0, 0.5}
+    assert summary["tokens_per_second"] == pytest.approx(10 * 8 * 32 / sum(seconds[5:])), "the first five are left out"
+    assert summary["data_wait"] == pytest.approx(sum(waits[5:]) / sum(seconds[5:]))
+    assert summary["seconds"] > 3 * 1100
 
 
 def test_sampling_stays_within_the_models_positions(tiny_gpt2, text, tmp_path):

@@ -95,7 +95,7 @@ def accelerator(hardware: schema.HardwareConfig) -> str:
         raise refuse("hardware.devices", hardware.devices, f"torch sees {gpus} CUDA device(s)", "lower it")
     if kind == "cpu" and hardware.precision == "16-mixed":
         raise refuse("hardware.precision", "16-mixed", "needs a GPU", "use bf16-mixed or 32-true")
-    if kind == "gpu" and "bf16" in hardware.precision and not torch.cuda.is_bf16_supported():
+    if kind == "gpu" and "bf16" in hardware.precision and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise refuse("hardware.precision", hardware.precision, "this GPU has no bfloat16", "use 16-mixed or 32-true")
     return kind
 

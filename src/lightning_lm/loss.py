@@ -163,13 +163,17 @@ def find_head(model: nn.Module) -> Head:
 
     What can't is computed by the model's own code, and the log says so.
     """
-    training = model.training
-    try:
-        eager = torch.compiler.set_stance("force_eager")
-        with torch.no_grad(), torch.autocast(model.device.type, enabled=False), eager:
+    training, eager = model.training, torch.compiler.set_stance("force_eager")
+    silent = [p for p in model.parameters() if not p.any()]  # such as biases: what adds them would be overlooked
+    with torch.no_grad(), torch.autocast(model.device.type, enabled=False), eager:
+        try:
+            for parameter in silent:
+                parameter.copy_(torch.linspace(-0.1, 0.1, parameter.numel()).view_as(parameter))
             head = _probe(model.eval())
-    finally:
-        model.train(training)
+        finally:
+            for parameter in silent:
+                parameter.zero_()
+            model.train(training)
     if head.linear is None:
         at = "the labelled positions" if head.sparse else "all positions"
         log.info("%s: its head can't be computed in chunks; the logits of %s exist at once", type(model).__name__, at)

@@ -13,6 +13,7 @@ from lightning_lm import config as schema
 from lightning_lm.checks import REPOSITORY
 from lightning_lm.errors import Problem, Refused, nearest, refuse
 from lightning_lm.hub import go_offline_if_unreachable
+from lightning_lm.memory import keep_freed_blocks
 
 OBJECTIVES = {"clm": schema.ClmConfig, "mlm": schema.MlmConfig}
 COMMANDS = {"clm": "generate or evaluate", "mlm": "fill-mask or evaluate"}
@@ -103,7 +104,11 @@ def open_model(name: str, objective: str | None, strict: bool, dataset: str | No
     tokenizer = inference.load_tokenizer(place)
     wanted = build.build_objective(own.objective if own else OBJECTIVES[objective or told](), tokenizer)
     model = inference.load(place, wanted, tokenizer)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, wanted, own
+    if torch.cuda.is_available():
+        model.cuda()
+    else:
+        keep_freed_blocks()
+    return model, tokenizer, wanted, own
 
 
 def data_config(

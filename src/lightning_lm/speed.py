@@ -16,7 +16,9 @@ from lightning_lm.loss import Head, labelled_nll
 # Dense 16-bit FLOP/s with float32 accumulation, from NVIDIA's data sheets; TF32 has half of it where there is TF32
 PEAKS = {
     "T4": 65e12,
-    "V100": 125e12,
+    "V100-SXM2": 125e12,
+    "V100-SXM3": 125e12,
+    "V100-PCIE": 112e12,
     "A10": 125e12,
     "A30": 165e12,
     "A100": 312e12,
@@ -33,6 +35,7 @@ PEAKS = {
     "B200": 2250e12,
 }
 NO_TF32 = ("T4", "V100")
+DEVICE = r"(?:NVIDIA |Tesla |GeForce )*({names})(?:[- ](?:SXM\d|PCIE|HBM\d|\d+GB))*"  # and nothing else, such as "Ti"
 
 
 class WaitClock(Profiler):
@@ -73,10 +76,10 @@ def peak_flops(device: str, precision: str, tf32: bool) -> float | None:
 
     None for a device that isn't known, and for float32 without TF32.
     """
-    names = sorted((name for name in PEAKS if re.search(rf"\b{name}\b", device)), key=len)
-    if not names or "MIG" in device or (precision == "32-true" and (not tf32 or names[-1] in NO_TF32)):
+    known = re.fullmatch(DEVICE.format(names="|".join(PEAKS)), device, re.IGNORECASE)
+    if not known or (precision == "32-true" and (not tf32 or known[1].startswith(NO_TF32))):
         return None
-    return PEAKS[names[-1]] / (2 if precision == "32-true" else 1)
+    return PEAKS[known[1]] / (2 if precision == "32-true" else 1)
 
 
 def flops_per_token(model: nn.Module, head: Head, batch: dict[str, Tensor]) -> float:

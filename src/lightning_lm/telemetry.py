@@ -38,7 +38,7 @@ class Telemetry(Callback):
         self.state |= {"measured_tokens": 0, "measured_seconds": 0.0, "measured_wait": 0.0}
         self.clock = WaitClock()  # the trainer's profiler
         self.waits = True  # whether the clock counts them
-        self.peak_memory = 0.0  # GB, of this process
+        self.peak_memory = 0.0  # GB, of this process in training and its validations
         self._flops_per_token: float | None = None  # where the device's peak is known
         self._peak_flops: float | None = None
         self._started = time.monotonic()
@@ -165,12 +165,14 @@ class Telemetry(Callback):
         }
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=step)
-        pl_module.log("train/loss", loss, prog_bar=True, logger=False)
+        # As a tensor of the CPU: Lightning would put a number on the GPU, and read it back after each batch
+        pl_module.log("train/loss", torch.tensor(loss), prog_bar=True, logger=False)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         self._pause(pl_module.device)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
+        self.peak_memory = peak_memory(pl_module.device) / 1e9
         figures = self.state["figures"] = pl_module.figures  # the best checkpoint tells its own
         self._check(trainer, "validation", figures["val/loss"])
         self._log_evaluation(trainer, figures)

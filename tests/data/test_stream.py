@@ -17,7 +17,7 @@ from transformers.tokenization_python import PreTrainedTokenizer
 
 from lightning_lm.data.cache import build_once
 from lightning_lm.data.corpus import Corpus, text_corpus
-from lightning_lm.data.stream import TokenStream, _word_starts, _words, tokenize, tokenizer_fingerprint
+from lightning_lm.data.stream import TokenStream, _measure, _word_starts, tokenize, tokenizer_fingerprint
 from lightning_lm.errors import Refused
 
 WIKITEXT = Path(__file__).parents[3] / "shared" / "wikitext-2"
@@ -114,8 +114,11 @@ WHITE = [chr(code) for code in range(sys.maxunicode + 1) if chr(code).isspace()]
 
 
 @given(st.lists(st.text(st.sampled_from([*WHITE, *"ab.é漢😀\u200b"]), max_size=9), min_size=1, max_size=9))
-def test_words_are_the_pieces_between_white_space(texts):
-    assert _words(texts).tolist() == [len(text.split()) for text in texts]
+def test_words_lines_and_bytes_are_those_of_each_text(texts):
+    found = _measure(texts)
+    assert found["words"].tolist() == [len(text.split()) for text in texts]
+    assert found["line_ends"].tolist() == [text.count("\n") for text in texts]
+    assert found["bytes"].tolist() == [len(text.encode()) for text in texts]
 
 
 @given(st.lists(st.lists(st.one_of(st.none(), st.integers(0, 3)), max_size=6), min_size=1, max_size=6))

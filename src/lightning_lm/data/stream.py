@@ -164,9 +164,9 @@ def _count(
         for texts, lengths, ids, words in batches:
             tokens = np.fromiter(chain.from_iterable(ids), dtype, lengths.sum())
             starts = None if words is None else _word_starts(words, lengths)
-            pieces, separators = _words(texts), np.full(len(texts), added)
+            found, separators = _measure(texts), np.full(len(texts), added)
             if end is not None:
-                separators = (lengths > 0) & (pieces > 0)
+                separators = (lengths > 0) & (found["words"] > 0)
                 if not started and separators.any():
                     started, separators[separators.argmax()] = True, False
                 before = (np.cumsum(lengths) - lengths)[separators]
@@ -175,21 +175,28 @@ def _count(
             tokens.tofile(ids_file)
             if starts is not None:
                 starts.tofile(starts_file)
-            sizes = np.array([len(text.encode()) for text in texts])
-            line_ends = np.array([text.count("\n") for text in texts])
-            for name, found in zip(rows, (lengths, separators, pieces, line_ends, sizes), strict=True):
-                rows[name].append(found)
-            advance(int(sizes.sum()))
+            for name, values in (found | {"tokens": lengths, "separators": separators}).items():
+                rows[name].append(values)
+            advance(int(found["bytes"].sum()))
     return {name: np.concatenate([np.zeros(0, np.int64), *found]) for name, found in rows.items()}
 
 
-def _words(texts: list[str]) -> np.ndarray:
-    """How many pieces each text has between white space: the length of ``text.split()``."""
+def _measure(texts: list[str]) -> dict[str, np.ndarray]:
+    """Of each text: ``len(text.split())``, its line feeds, and its bytes in UTF-8."""
     characters = np.frombuffer(" ".join(["", *texts]).encode("utf-32-le"), np.uint32)
     space = SPACES.take(characters, mode="clip")
-    starts = np.flatnonzero(space[:-1] & ~space[1:])
-    ends = np.cumsum([len(text) + 1 for text in texts])
-    return np.diff(np.searchsorted(starts, ends), prepend=0)
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    ends = np.cumsum(lengths + 1)
+
+    def count(wanted: np.ndarray) -> np.ndarray:
+        return np.diff(np.searchsorted(np.flatnonzero(wanted), ends), prepend=0)
+
+    longer = (2**7, 2**11, 2**16) if characters.max() >= 2**7 else ()  # from which a character takes a byte more
+    return {
+        "words": count(space[:-1] & ~space[1:]),
+        "line_ends": count(characters == ord("\n")),
+        "bytes": lengths + sum(count(characters >= first) for first in longer),
+    }
 
 
 def _word_starts(words: Iterable[list[int | None]], lengths: np.ndarray) -> np.ndarray:
