@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.distributed.device_mesh import init_device_mesh
 from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
@@ -67,6 +68,7 @@ def small_chunks(monkeypatch):
     monkeypatch.setitem(loss.CHUNK, "cpu", 16 * VOCABULARY)
     monkeypatch.setattr(loss, "ROWS", 16)
     monkeypatch.setitem(loss.COLUMNS, "cpu", COLUMNS)
+    monkeypatch.setitem(loss.VOCABULARY, "cpu", 8)  # as on a GPU, where it is larger
 
 
 def make(objective, name, noise=0.1):
@@ -202,15 +204,15 @@ def test_no_whole_logits_exist(objective, name):
             return result
 
     def largest():
-        return max(math.prod(shape[:-1]) for shape in shapes if shape[-1:] == (VOCABULARY,) and shape != whole)
+        logits = [shape for shape in shapes if shape[-1:] in ((VOCABULARY,), (104,))]
+        return max(math.prod(shape[:-1]) for shape in logits if shape[0] != 32)  # the head's weights, transposed
 
-    whole = (32, VOCABULARY)  # the head's weights, transposed
     with torch.no_grad(), Shapes():
         labelled_nll(model, head, batch, with_hits=True)
     assert (16, COLUMNS) in shapes and largest() == 1, "one position goes through the model's own head for form's sake"
     with Shapes():
         labelled_nll(model, head, batch).nll.backward()
-    assert largest() <= 16 < len(batch["labelled"])
+    assert 1 < largest() <= 16 < len(batch["labelled"])
 
 
 def test_a_batch_without_a_label_gives_every_parameter_a_zero_gradient():
@@ -266,17 +268,24 @@ def test_what_does_not_fit_takes_the_plain_path_and_says_so(objective, name, cap
 
 
 @pytest.mark.parametrize(("objective", "name"), [("clm", "llama"), ("mlm", "bert")])
-def test_with_compiled_layers(objective, name):
+def test_with_compiled_layers_and_head(objective, name, monkeypatch):
     model, batch = make(objective, name), make_batch(objective)
     reference, _ = plain(model, batch)
     reference.backward()
     expected = gradients(model)
     for layer in layers(model):
         layer.compile(backend="aot_eager")
-    sums = labelled_nll(model, find_head(model), batch)
-    sums.nll.backward()
-    torch.testing.assert_close(sums.nll.double(), reference, rtol=1e-5, atol=0)
-    assert_same_gradients(gradients(model), expected)
+    counter = CompileCounterWithBackend("aot_eager")
+    monkeypatch.setattr(loss, "_compiled", lambda: torch.compile(loss._differentiate, backend=counter))
+    head = find_head(model, compiled=True)
+    for _ in range(2):
+        sums = labelled_nll(model, head, batch)
+        sums.nll.backward()
+        torch.testing.assert_close(sums.nll.double(), reference, rtol=1e-5, atol=0)
+        assert_same_gradients(gradients(model), expected)
+    for labels in (17, 21, 30):  # their number differs from batch to batch
+        labelled_nll(model, head, batch | {"labelled": batch["labelled"][:labels]}).nll.backward()
+    assert 0 < counter.frame_count <= 4
 
 
 class Step(torch.nn.Module):

@@ -4,7 +4,7 @@ import functools
 import inspect
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import repeat
@@ -12,13 +12,16 @@ from itertools import repeat
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 log = logging.getLogger(__name__)
 
-CHUNK = {"cpu": 2**25, "cuda": 2**28}  # logits that are built at once: fewer, larger products are faster
-# Rows and columns of them in evaluation, where no gradient needs whole rows: on a CPU they stay in its cache
+CHUNK = {"cpu": 2**25, "cuda": 2**27}  # logits that are built at once: fewer, larger products are faster
+PART = {"cpu": 2**20, "cuda": 2**27}  # of them, those that become their gradient at once: a CPU's cache holds them
+# Rows and columns of logits in evaluation, where no gradient needs whole rows: on a CPU they stay in its cache
 ROWS, COLUMNS = 2**10, {"cpu": 2**11, "cuda": 2**18}
+LINE = 64  # logits from one row to the next are a multiple of this, or products are slow
+VOCABULARY = {"cpu": 1, "cuda": 64}  # what the number of tokens in a product is a multiple of, for the same reason
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,14 @@ class Head:
         linear: its last layer; None where the logits are not a simple function of what that returns.
         scale, cap: they are ``cap · tanh(scale · linear(h) / cap)`` (Gemma 2 Team, 2024), or without a cap
             ``scale · linear(h)``.
+        compiled: whether torch.compile joins what training does to the logits.
     """
 
     sparse: bool = False
     linear: nn.Linear | None = None
     scale: float = 1.0
     cap: float | None = None
+    compiled: bool = False
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.finish(self.linear(hidden).float())
@@ -45,15 +50,24 @@ class Head:
         size = COLUMNS.get(hidden.device.type, COLUMNS["cuda"])
         biases = repeat(None) if self.linear.bias is None else self.linear.bias.split(size)
         for weight, bias in zip(self.linear.weight.split(size), biases, strict=False):
-            yield self.finish(F.linear(hidden, weight, bias).float())
+            yield self.finish(F.linear(hidden, *self.align(weight, bias))[:, : len(weight)].float())
 
     def finish(self, raw: Tensor) -> Tensor:
         logits = raw if self.scale == 1 else raw * self.scale
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
-    def chunks(self, x: Tensor) -> tuple[Tensor, ...]:
-        """``x`` [labels, …] in pieces whose logits are few enough to exist at once."""
-        return x.split(max(16, CHUNK.get(x.device.type, CHUNK["cuda"]) // self.linear.out_features))
+    def align(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The last layer's, for more tokens if need be: their logits are −∞, where no cap makes them finite."""
+        missing = -len(weight) % VOCABULARY.get(weight.device.type, VOCABULARY["cuda"])
+        if not missing or self.cap is not None:
+            return weight, bias
+        bias = torch.zeros_like(weight[:, 0]) if bias is None else bias
+        return F.pad(weight, (0, 0, 0, missing)), F.pad(bias, (0, missing), value=-math.inf)
+
+    def chain(self, logits: Tensor, gradient: Tensor) -> Tensor:
+        """From the gradient of ``logits``, as ``finish`` returns them, to that of its argument."""
+        gradient = gradient if self.scale == 1 else gradient * self.scale
+        return gradient if self.cap is None else gradient * (1 - (logits / self.cap).square())
 
 
 @dataclass
@@ -85,18 +99,7 @@ def labelled_nll(model: nn.Module, head: Head, batch: dict[str, Tensor], with_hi
     if not torch.is_grad_enabled():
         pieces = zip(hidden.split(ROWS), labels.split(ROWS), strict=True)
         return _score(((head.tiles(h), y) for h, y in pieces), with_hits)
-    pieces = zip(head.chunks(hidden), head.chunks(labels), strict=True)
-    lowered = hidden.dtype != torch.float32 or torch.is_autocast_enabled(hidden.device.type)
-    if lowered or head.cap is not None:  # the operator below would round the sum, or has no cap
-        nll = [checkpoint(_chunk_nll, head, h, y, use_reentrant=False, preserve_rng_state=False) for h, y in pieces]
-        return Sums(torch.stack(nll).sum(), len(labels))
-    weight, bias = head.linear.weight, head.linear.bias
-    if head.scale != 1:
-        hidden, bias = hidden * head.scale, bias * head.scale if bias is not None else None
-    rows = len(head.chunks(hidden)[0])
-    options = nn.modules.LinearCrossEntropyOptions(batch_chunk_size=rows, chunking_method=None)
-    nll = F.linear_cross_entropy(hidden, weight, labels, linear_bias=bias, reduction="sum", options=options)
-    return Sums(nll, len(labels))
+    return Sums(ChunkedNLL.apply(hidden, head.linear.weight, head.linear.bias, labels, head), len(labels))
 
 
 def run(model: nn.Module, head: Head, batch: dict[str, Tensor], where: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -131,8 +134,63 @@ def run(model: nn.Module, head: Head, batch: dict[str, Tensor], where: Tensor) -
     return (found, None) if kept else (None, found)
 
 
-def _chunk_nll(head: Head, hidden: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(head.logits(hidden), labels, reduction="sum")
+class ChunkedNLL(torch.autograd.Function):
+    """Sum of the labels' NLL in float32, from what enters a head's last layer.
+
+    The gradients of each chunk of the labels are computed along with its loss, so that its logits need neither be kept
+    nor computed again (Hsu et al., 2024, Liger Kernel).
+    """
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, head: Head) -> Tensor:
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        x, (w, b) = hidden.to(dtype), head.align(weight.to(dtype), None if bias is None else bias.to(dtype))
+        differentiate = _compiled() if head.compiled else _differentiate
+        nll, for_x, for_w = 0.0, torch.empty_like(x), torch.zeros_like(w, dtype=torch.float32)
+        for_b = None if bias is None else torch.zeros_like(b, dtype=torch.float32)
+        chunks = math.ceil(len(labels) / max(16, CHUNK.get(device, CHUNK["cuda"]) // len(w)))
+        part = max(16, PART.get(device, PART["cuda"]) // len(w))
+        for rows, y, gradient in zip(*(t.tensor_split(chunks) for t in (x, labels, for_x)), strict=True):
+            logits = rows.new_empty(len(rows), len(w) + -len(w) % LINE)[:, : len(w)]
+            if b is None:
+                torch.mm(rows, w.T, out=logits)
+            else:
+                torch.addmm(b, rows, w.T, out=logits)
+            for z, wanted in zip(logits.split(part), y.split(part), strict=True):
+                nll = nll + differentiate(head, z, wanted)
+            torch.mm(logits, w, out=gradient)
+            if dtype == torch.float32:
+                for_w.addmm_(logits.T, rows)
+            else:
+                for_w += logits.T @ rows
+            if bias is not None:
+                for_b += logits.sum(0, dtype=torch.float32)
+        ctx.kept = [for_x.to(hidden.dtype), for_w[: len(weight)].to(weight.dtype)]
+        ctx.kept.append(None if bias is None else for_b[: len(weight)].to(bias.dtype))
+        return nll
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, factor: Tensor):
+        kept, ctx.kept = ctx.kept, None
+        return *(None if gradient is None else gradient.mul_(factor) for gradient in kept), None, None
+
+
+def _differentiate(head: Head, raw: Tensor, labels: Tensor) -> Tensor:
+    """The sum of the labels' NLL; its gradient replaces the last layer's products, ``raw`` [labels, columns]."""
+    logits, at = head.finish(raw.float()), labels.unsqueeze(-1)
+    shares = logits.softmax(-1)
+    total = logits.amax(-1, keepdim=True) - shares.amax(-1, keepdim=True).log()
+    own = logits.gather(-1, at)
+    raw.copy_(head.chain(logits, shares))
+    raw.scatter_(-1, at, head.chain(own, shares.gather(-1, at) - 1).to(raw.dtype))
+    return (total - own).sum()
+
+
+@functools.cache
+def _compiled() -> Callable[..., Tensor]:
+    return torch.compile(_differentiate)
 
 
 def _score(pieces: Iterable[tuple[Iterable[Tensor], Tensor]], with_hits: bool) -> Sums:
@@ -158,7 +216,7 @@ def _score(pieces: Iterable[tuple[Iterable[Tensor], Tensor]], with_hits: bool) -
     return Sums(nll, tokens, hits)
 
 
-def find_head(model: nn.Module) -> Head:
+def find_head(model: nn.Module, compiled: bool = False) -> Head:
     """Finds out, on a few tokens, which positions and which layer of a model's head can be served by themselves.
 
     What can't is computed by the model's own code, and the log says so.
@@ -177,7 +235,7 @@ def find_head(model: nn.Module) -> Head:
     if head.linear is None:
         at = "the labelled positions" if head.sparse else "all positions"
         log.info("%s: its head can't be computed in chunks; the logits of %s exist at once", type(model).__name__, at)
-    return head
+    return replace(head, compiled=compiled)
 
 
 def _probe(model: nn.Module) -> Head:

@@ -20,6 +20,7 @@ class LanguageModel(L.LightningModule):
         model: of the objective's Auto class.
         objective: what is predicted.
         configure: makes the optimizer and its scheduler for a model, once it is on its device.
+        compiled: whether torch.compile joins what happens to the logits.
     """
 
     def __init__(
@@ -27,10 +28,11 @@ class LanguageModel(L.LightningModule):
         model: nn.Module,
         objective: Objective,
         configure: Callable[[nn.Module], tuple[Optimizer, LRScheduler]],
+        compiled: bool = False,
     ):
         super().__init__()
         self.model = model.train()  # from_pretrained leaves it in eval mode, without dropout
-        self.head = find_head(model)
+        self.head = find_head(model, compiled)
         self.objective = objective
         self.configure = configure
         self.train_nll = TokenNLL()
@@ -49,7 +51,7 @@ class LanguageModel(L.LightningModule):
         return sums.nll / batch["num_labels"] * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self.gradient_norm = nn.utils.get_total_norm([p.grad for p in parameters])
         if gradient_clip_val is not None:
             nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.gradient_norm)

@@ -53,7 +53,7 @@ def build_module(cfg: schema.Config, parts: Parts, budget: Budget) -> LanguageMo
         return optimizer, scheduler
 
     kind = ShardedLanguageModel if cfg.hardware.strategy == "fsdp" else LanguageModel
-    return kind(parts.model, parts.objective, configure)
+    return kind(parts.model, parts.objective, configure, cfg.hardware.compile)
 
 
 def build_callbacks(cfg: schema.Config, parts: Parts, run: Path) -> tuple[list[L.Callback], Telemetry, Budget]:
