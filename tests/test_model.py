@@ -25,6 +25,15 @@ def test_a_checkpoint_in_bfloat16_is_trained_in_float32(tiny_gpt2, tmp_path):
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
+def test_a_new_config_derives_its_layers_kinds(tiny_bert):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    config = load_config(None, "modernbert", {"num_hidden_layers": 2}, tokenizer, pretrained=False)
+    assert config.layer_types == ["full_attention", "sliding_attention"] and config.vocab_size == len(tokenizer)
+    wrong = {"num_hidden_layers": 2, "layer_types": ["full_attention"]}
+    with pytest.raises(Refused, match="must be equal to the number of `layer_types`"):
+        load_config(None, "modernbert", wrong, tokenizer, pretrained=False)
+
+
 @pytest.mark.parametrize("name", ["gelu_new", "gelu_fast", "gelu_accurate"])
 def test_one_operator_for_the_tanh_gelu_changes_no_result(tiny_gpt2, name):
     ours, _ = load(tiny_gpt2, Clm(), activation_function=name)

@@ -71,9 +71,11 @@ def load_config(
         wrong = f"the tokenizer has {len(tokenizer)} tokens"
         raise refuse("model.config.vocab_size", overrides["vocab_size"], wrong, "leave it out")
     try:
-        return type(known).from_dict({**known.to_dict(), **of_tokenizer, **overrides})
+        # A new one derives fields such as the layers' kinds from what is asked for
+        return type(known).from_dict({**(known.to_dict() if name_or_path else {}), **of_tokenizer, **overrides})
     except Exception as error:  # huggingface_hub's strict dataclasses raise several kinds
-        raise refuse("model.config", overrides, _first(error), "see the config class's documentation") from error
+        wrong = _first(error.__cause__ or error)
+        raise refuse("model.config", overrides, wrong, "see the config class's documentation") from error
 
 
 def load_model(
