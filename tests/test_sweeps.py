@@ -206,6 +206,7 @@ def test_a_folder_takes_the_same_sweep_only(tmp_path):
 # ----------------------------------------------------------------------------------------------------------- studies
 
 
+@pytest.mark.slow
 def test_an_unseeded_search_on_two_processes_is_cut_off_and_gone_on_with(command):
     """Every rank of every job trained with the job's own rate; pruned, diverged and finished trials are told apart."""
     folder = command.folder / "s"
