@@ -151,8 +151,9 @@ class ChunkedNLL(torch.autograd.Function):
         for_b = None if bias is None else torch.zeros_like(b, dtype=torch.float32)
         chunks = math.ceil(len(labels) / max(16, CHUNK.get(device, CHUNK["cuda"]) // len(w)))
         part = max(16, PART.get(device, PART["cuda"]) // len(w))
+        space = x.new_empty(math.ceil(len(x) / chunks), len(w) + -len(w) % LINE)
         for rows, y, gradient in zip(*(t.tensor_split(chunks) for t in (x, labels, for_x)), strict=True):
-            logits = rows.new_empty(len(rows), len(w) + -len(w) % LINE)[:, : len(w)]
+            logits = space[: len(rows), : len(w)]
             if b is None:
                 torch.mm(rows, w.T, out=logits)
             else:
@@ -166,7 +167,9 @@ class ChunkedNLL(torch.autograd.Function):
                 for_w += logits.T @ rows
             if bias is not None:
                 for_b += logits.sum(0, dtype=torch.float32)
-        ctx.kept = [for_x.to(hidden.dtype), for_w[: len(weight)].to(weight.dtype)]
+        if len(w) > len(weight):
+            for_w = for_w[: len(weight)]
+        ctx.kept = [for_x.to(hidden.dtype), for_w.to(weight.dtype)]
         ctx.kept.append(None if bias is None else for_b[: len(weight)].to(bias.dtype))
         return nll
 
