@@ -58,6 +58,10 @@ MASKED = {
     "xlm-roberta": COMMON,
     "modernbert": COMMON | {"tie_word_embeddings": False},
 }
+# After which module only labelled positions go on, if it isn't the body, or the hook would never run
+PLACES = {name: f"{name}.encoder.layer.1.attention" for name in ("bert", "roberta", "electra")}
+PLACES |= {"xlm-roberta": PLACES["roberta"], "deberta-v2": "deberta.encoder.layer.1.attention"}
+PLACES |= {"distilbert": "distilbert.transformer.layer.1.sa_layer_norm", "opt": None}
 ALL = [("clm", name) for name in CAUSAL] + [("mlm", name) for name in MASKED]
 MASKED["esm"] = COMMON | {"mask_token_id": 3}  # adds a bias of zeros outside its last layer
 
@@ -124,7 +128,9 @@ def assert_same_gradients(found, expected, tolerance=1e-4):
 def test_loss_hits_and_every_gradient_are_those_of_the_whole_logits(objective, name):
     model, batch = make(objective, name), make_batch(objective)
     head = find_head(model)
-    assert head.sparse and head.linear is not None and model.training
+    place = PLACES.get(name, model.base_model_prefix)
+    assert head.sparse is (place and model.get_submodule(place))
+    assert head.linear is not None and model.training
     reference, hits = plain(model, batch)
     reference.backward()
     expected = gradients(model)
@@ -149,7 +155,7 @@ def test_a_bias_that_begins_at_zero_is_not_overlooked(objective, name):
     before = {name: x.clone() for name, x in model.state_dict().items()}
     head = find_head(model)
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
-    assert head.sparse and (head.linear is None) == (name == "esm")
+    assert (head.sparse is None) == (name == "opt") and (head.linear is None) == (name == "esm")
     plain(model, batch)[0].backward()
     expected = gradients(model)
     labelled_nll(model, head, batch).nll.backward()
@@ -183,11 +189,10 @@ def test_in_bfloat16_the_sum_keeps_float32(objective, name, mixed):
 @pytest.mark.parametrize(("objective", "name"), [("clm", "gpt2"), ("clm", "llama"), ("mlm", "bert")])
 def test_with_gradient_checkpointing(objective, name):
     model, batch = make(objective, name), make_batch(objective)
-    head = find_head(model)
-    labelled_nll(model, head, batch).nll.backward()
+    labelled_nll(model, find_head(model), batch).nll.backward()
     expected = gradients(model)
     model.gradient_checkpointing_enable()
-    labelled_nll(model, head, batch).nll.backward()
+    labelled_nll(model, find_head(model), batch).nll.backward()
     assert_same_gradients(gradients(model), expected, tolerance=1e-6)
 
 
@@ -278,6 +283,7 @@ def test_with_compiled_layers_and_head(objective, name, monkeypatch):
     counter = CompileCounterWithBackend("aot_eager")
     monkeypatch.setattr(loss, "_compiled", lambda: torch.compile(loss._differentiate, backend=counter))
     head = find_head(model, compiled=True)
+    assert head.sparse is model.base_model
     for _ in range(2):
         sums = labelled_nll(model, head, batch)
         sums.nll.backward()

@@ -32,7 +32,7 @@ def test_flops_of_gpt2_are_those_of_its_matrices():
     assert model.training
 
 
-def test_of_a_masked_model_only_the_labelled_positions_meet_the_vocabulary():
+def test_of_a_masked_model_only_the_labelled_positions_meet_the_last_feed_forward_layer_and_the_vocabulary():
     config = BertConfig(
         vocab_size=VOCABULARY,
         hidden_size=WIDTH,
@@ -43,8 +43,8 @@ def test_of_a_masked_model_only_the_labelled_positions_meet_the_vocabulary():
     )
     model = BertForMaskedLM(config)
     found = flops_per_token(model, find_head(model), batch_with(labelled=4))
-    head = 2 * WIDTH**2 + 2 * WIDTH * VOCABULARY
-    assert found == pytest.approx(3 * (BODY + head * 4 / T), rel=2e-2)
+    feed_forward, head = 16 * WIDTH**2, 2 * WIDTH**2 + 2 * WIDTH * VOCABULARY
+    assert found == pytest.approx(3 * (BODY - feed_forward + (feed_forward + head) * 4 / T), rel=2e-2)
 
 
 @pytest.mark.parametrize(

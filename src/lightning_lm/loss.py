@@ -4,7 +4,7 @@ import functools
 import inspect
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import repeat
@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from lightning_lm.model import layers
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +31,15 @@ class Head:
     """How a model's hidden states become logits.
 
     Attributes:
-        sparse: whether the head works position by position, so that it can be given the labelled ones alone.
+        sparse: the module after which the model works position by position, so that only the labelled ones go on: of
+            the last layer, such as BERT's attention, or the whole body; None where the head mixes positions.
         linear: its last layer; None where the logits are not a simple function of what that returns.
         scale, cap: they are ``cap · tanh(scale · linear(h) / cap)`` (Gemma 2 Team, 2024), or without a cap
             ``scale · linear(h)``.
         compiled: whether torch.compile joins what training does to the logits.
     """
 
-    sparse: bool = False
+    sparse: nn.Module | None = None
     linear: nn.Linear | None = None
     scale: float = 1.0
     cap: float | None = None
@@ -113,7 +116,10 @@ def run(model: nn.Module, head: Head, batch: dict[str, Tensor], where: Tensor) -
     def keep_labelled(body: nn.Module, args: tuple, output):
         nonlocal selected
         selected = True
-        states = output[0].flatten(0, 1).index_select(0, where).unsqueeze(0)
+        states = output if isinstance(output, Tensor) else output[0]
+        states = states.flatten(0, 1).index_select(0, where).unsqueeze(0)
+        if isinstance(output, Tensor):
+            return states
         if isinstance(output, tuple):
             return (states, *output[1:])
         output[next(iter(output))] = states
@@ -124,11 +130,13 @@ def run(model: nn.Module, head: Head, batch: dict[str, Tensor], where: Tensor) -
         return (args[0][..., :1, :],)  # for form's sake: the logits that the model returns aren't used
 
     with ExitStack() as hooks:
-        if head.sparse:
-            hooks.callback(model.base_model.register_forward_hook(keep_labelled).remove)
+        if head.sparse is not None:
+            hooks.callback(head.sparse.register_forward_hook(keep_labelled).remove)
         if head.linear is not None:
             hooks.callback(head.linear.register_forward_pre_hook(keep_hidden).remove)
         logits = model(**inputs).logits
+    if head.sparse is not None and not selected:
+        raise ValueError("this part of the model was not called")
     found = kept[0] if kept else logits.flatten(0, 1)
     found = found if selected else found.index_select(0, where)
     return (found, None) if kept else (None, found)
@@ -222,26 +230,30 @@ def _score(pieces: Iterable[tuple[Iterable[Tensor], Tensor]], with_hits: bool) -
 def find_head(model: nn.Module, compiled: bool = False) -> Head:
     """Finds out, on a few tokens, which positions and which layer of a model's head can be served by themselves.
 
-    What can't is computed by the model's own code, and the log says so.
+    What can't is computed by the model's own code, and the log says so. Layers that are compiled, or computed again in
+    the backward pass, are left whole.
     """
+    whole = compiled or getattr(model, "is_gradient_checkpointing", False)
+    places = [] if whole else [part for layer in layers(model)[-1:] for part in layer.children()]
     training, eager = model.training, torch.compiler.set_stance("force_eager")
     silent = [p for p in model.parameters() if not p.any()]  # such as biases: what adds them would be overlooked
     with torch.no_grad(), torch.autocast(model.device.type, enabled=False), eager:
         try:
             for parameter in silent:
                 parameter.copy_(torch.linspace(-0.1, 0.1, parameter.numel()).view_as(parameter))
-            head = _probe(model.eval())
+            head = _probe(model.eval(), [*places, model.base_model])
         finally:
             for parameter in silent:
                 parameter.zero_()
             model.train(training)
     if head.linear is None:
-        at = "the labelled positions" if head.sparse else "all positions"
+        at = "all positions" if head.sparse is None else "the labelled positions"
         log.info("%s: its head can't be computed in chunks; the logits of %s exist at once", type(model).__name__, at)
     return replace(head, compiled=compiled)
 
 
-def _probe(model: nn.Module) -> Head:
+def _probe(model: nn.Module, places: Sequence[nn.Module]) -> Head:
+    """The first that is right, of heads that drop what isn't labelled as early as can be."""
     ids = torch.arange(8, device=model.device).view(2, 4) % model.config.get_text_config().vocab_size
     batch, everywhere = {"input_ids": ids}, torch.arange(8, device=model.device)
     where = everywhere[[1, 2, 5]]
@@ -256,13 +268,11 @@ def _probe(model: nn.Module) -> Head:
         return torch.allclose(found, logits.float(), rtol=1e-4, atol=1e-5)
 
     dense = _last_layer(model, batch, everywhere)
-    heads = [replace(dense, sparse=True), dense] if dense else []
-    return next(filter(right, [*heads, Head(True)]), Head())
+    heads = [*(replace(dense, sparse=place) for place in places), dense] if dense else []
+    return next(filter(right, [*heads, *map(Head, places)]), Head())
 
 
-def _last_layer(
-    model: nn.Module, batch: dict[str, Tensor], where: Tensor
-) -> tuple[nn.Linear, float, float | None] | None:
+def _last_layer(model: nn.Module, batch: dict[str, Tensor], where: Tensor) -> Head | None:
     """The head's last layer and what the model does to its outputs: seen on logits so large that a cap would show."""
     linear = model.get_output_embeddings()
     if type(linear) is not nn.Linear:
@@ -284,7 +294,7 @@ def _last_layer(
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     scale = 1.0 if cap else float((before * logits).sum(dtype=torch.float64) / before.square().sum(dtype=torch.float64))
     scale = 1.0 if math.isclose(scale, 1, rel_tol=1e-5) else scale
-    found = Head(False, linear, scale, cap)
+    found = Head(None, linear, scale, cap)
     return found if torch.allclose(found.finish(before), logits, rtol=1e-4, atol=1e-4) else None
 
 
