@@ -216,6 +216,8 @@ class Config:
 
 def register() -> None:
     """Put the schemas where the ``defaults`` lists of ``conf/`` find them."""
+    # Hydra copies the store for each group that --help lists; it copies what it takes from the store anyway
+    ConfigStore.__deepcopy__ = lambda store, memo: store
     store = ConfigStore.instance()
     root = OmegaConf.structured(Config)
     OmegaConf.set_struct(root.model.config, False)  # any field of the model's config class, without Hydra's `+`
