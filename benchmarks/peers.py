@@ -95,7 +95,8 @@ def steps(
 
 def bare(model: str, text: str, batch: int, block: int, steps: int) -> dict[str, Any]:
     """The limit of causal training: our loss and GELU, batches ready in memory, nothing else between the steps."""
-    from lightning_lm.loss import find_head, labelled_nll
+    from lightning_lm.head import find_head
+    from lightning_lm.loss import labelled_nll
     from lightning_lm.memory import keep_freed_blocks
     from lightning_lm.model import fuse_gelu
 

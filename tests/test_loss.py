@@ -14,7 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from lightning_lm import loss
-from lightning_lm.loss import Head, find_head, labelled_nll
+from lightning_lm.head import find_head
+from lightning_lm.loss import Head, labelled_nll
 from lightning_lm.model import layers
 from lightning_lm.sharding import shard
 

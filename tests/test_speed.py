@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
-from lightning_lm.loss import find_head
+from lightning_lm.head import find_head
 from lightning_lm.speed import WaitClock, flops_per_token, peak_flops
 
 N, T, WIDTH, LAYERS, VOCABULARY = 2, 16, 32, 3, 97

@@ -16,7 +16,8 @@ from lightning_lm.data.blocks import Plan, Taken, Windows
 from lightning_lm.data.module import Batches, Positions
 from lightning_lm.data.stream import TokenStream
 from lightning_lm.errors import refuse
-from lightning_lm.loss import find_head, labelled_nll
+from lightning_lm.head import find_head
+from lightning_lm.loss import labelled_nll
 from lightning_lm.metrics import TokenNLL
 from lightning_lm.objectives import Objective
 from lightning_lm.objectives.mlm import Mlm

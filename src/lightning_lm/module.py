@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_lm.loss import find_head, labelled_nll
+from lightning_lm.head import find_head
+from lightning_lm.loss import labelled_nll
 from lightning_lm.metrics import TokenNLL
 from lightning_lm.objectives import Objective
 
