@@ -1,6 +1,7 @@
 """The LightningModule: a transformers model, an objective's loss, an optimizer."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import lightning as L
 import torch
@@ -12,6 +13,7 @@ from lightning_lm.head import find_head
 from lightning_lm.loss import labelled_nll
 from lightning_lm.metrics import TokenNLL
 from lightning_lm.objectives import Objective
+from lightning_lm.recompute import recomputed
 
 
 class LanguageModel(L.LightningModule):
@@ -46,7 +48,8 @@ class LanguageModel(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        sums = labelled_nll(self.model, self.head, batch)
+        with nullcontext() if self.head.compiled else recomputed(self.model):
+            sums = labelled_nll(self.model, self.head, batch)
         self.train_nll.update(sums.nll.detach(), sums.tokens)
         # Ranks' gradients will be averaged and micro batches' losses divided by their number: both are undone here.
         return sums.nll / batch["num_labels"] * (self.trainer.world_size * self.trainer.accumulate_grad_batches)

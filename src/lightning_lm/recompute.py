@@ -1,0 +1,50 @@
+"""Activations that the backward pass computes again instead of keeping them for it."""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from transformers.activations import GELUActivation, GELUTanh, SiLUActivation
+
+# Cheap, and their own derivative needs what goes in, not what comes out
+NONLINEARITIES = (nn.GELU, nn.SiLU, GELUActivation, GELUTanh, SiLUActivation)
+LARGE = 2**22  # elements of an output; where all are smaller, memory is not worth even that time
+
+
+@contextmanager
+def recomputed(model: nn.Module) -> Iterator[None]:
+    """Within, what a GELU or SiLU of ``model`` returns is not kept for the layer that takes it.
+
+    The widest activations of a transformer are kept once instead of twice, and gradients are the same to the bit: Chen
+    et al. (2016), "Training Deep Nets with Sublinear Memory Cost", for one operator. For layers that torch.compile
+    doesn't see; it chooses by itself what to compute again.
+    """
+    outputs: dict[int, tuple] = {}  # by address, while they live
+
+    def note(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+        if output.numel() >= LARGE and output.is_contiguous():
+            address = output.data_ptr()
+            living = weakref.ref(output, lambda _: outputs.pop(address))
+            outputs[address] = living, module.forward, args[0].detach()
+
+    def pack(tensor: Tensor) -> tuple:
+        living, forward, argument = outputs.get(tensor.data_ptr(), (None, None, None))
+        same = living is not None and living().numel() == tensor.numel() and tensor.is_contiguous()
+        if same and not tensor._version:
+            return argument, argument._version, forward, tensor.shape
+        return tensor, tensor._version, None, None
+
+    def unpack(kept: tuple) -> Tensor:
+        tensor, version, forward, shape = kept
+        if tensor._version != version:  # where there are hooks, autograd doesn't look
+            raise RuntimeError("a tensor that the backward pass needs has been changed in place")
+        return tensor if forward is None else forward(tensor).view(shape)
+
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, NONLINEARITIES):
+                hooks.callback(module.register_forward_hook(note).remove)
+        hooks.enter_context(saved_tensors_hooks(pack, unpack))
+        yield

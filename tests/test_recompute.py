@@ -1,0 +1,133 @@
+"""Activations that are computed again, against autograd's own way of keeping them."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+from lightning_lm import recompute
+from lightning_lm.model import fuse_gelu
+from lightning_lm.recompute import recomputed
+
+LAYERS = 3
+SIZES = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": LAYERS, "num_attention_heads": 2}
+SIZES |= {"num_key_value_heads": 2, "intermediate_size": 40, "pad_token_id": 0, "hidden_dropout_prob": 0.1}
+MODELS = {  # with the GELUs or SiLUs of each
+    "gpt2": ({}, LAYERS),
+    "bert": ({}, LAYERS + 1),  # one more in the head
+    "bert-relu": ({"hidden_act": "relu"}, 0),
+    "llama": ({}, LAYERS),
+    "gemma2": ({"head_dim": 8}, LAYERS),
+    "gpt_neox": ({}, LAYERS),
+}
+
+
+@pytest.fixture(autouse=True)
+def small_is_large(monkeypatch):
+    monkeypatch.setattr(recompute, "LARGE", 16)
+
+
+class Count(TorchDispatchMode):
+    """How often a GELU or SiLU runs."""
+
+    calls = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.calls += operator in (torch.ops.aten.gelu.default, torch.ops.aten.silu.default)
+        return operator(*args, **(kwargs or {}))
+
+
+def make(name):
+    kind = name.partition("-")[0]
+    config = CONFIG_MAPPING[kind](**SIZES, **MODELS[name][0])
+    auto = MODEL_FOR_MASKED_LM_MAPPING if kind == "bert" else MODEL_FOR_CAUSAL_LM_MAPPING
+    torch.manual_seed(0)
+    return fuse_gelu(auto[type(config)](config)).train()
+
+
+def step(model, around, precision=torch.float32):
+    """The gradients after one step, and how often a nonlinearity ran during the backward pass."""
+    ids = torch.arange(24).reshape(2, 12)
+    torch.manual_seed(1)
+    with around(model), torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        loss = model(input_ids=ids, labels=ids).loss
+    with Count() as count:
+        loss.backward()
+    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    return found, count.calls
+
+
+def plain(model):
+    return torch.enable_grad()
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", MODELS)
+def test_gradients_are_the_same_to_the_bit(name, precision):
+    model = make(name)
+    expected, none = step(model, plain, precision)
+    found, again = step(model, recomputed, precision)
+    assert (none, again) == (0, MODELS[name][1])
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert step(model, plain, precision)[1] == 0  # nothing is left on the model
+
+
+def test_layers_that_are_computed_again_whole():
+    model = make("gpt2")
+    model.gradient_checkpointing_enable()
+    expected, calls = step(model, plain)
+    found, again = step(model, recomputed)
+    assert calls == again == LAYERS
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+class Wide(nn.Module):
+    """One nonlinearity, and what is done to its output before the next layer takes it."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.first, self.act, self.second, self.between = nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4), between
+
+    def forward(self, x):
+        wide = self.act(self.first(x))
+        return self.second(self.between(wide))
+
+
+def gradient(model, around):
+    x = torch.linspace(-2, 2, 8).reshape(2, 4)
+    with around(model):
+        out = model(x)
+    with Count() as count:
+        out.square().sum().backward()
+    return model.first.weight.grad.clone(), count.calls
+
+
+@pytest.mark.parametrize(
+    ("between", "calls"),
+    [
+        (lambda wide: wide, 1),
+        (lambda wide: wide.view(1, 2, 8), 1),
+        (lambda wide: wide.mul_(2), 0),  # no longer what the nonlinearity returned
+        (lambda wide: wide.flip(0), 0),
+        (lambda wide: wide[:1], 0),  # a part of it, at the same address
+    ],
+)
+def test_only_the_output_itself_is_computed_again(between, calls):
+    torch.manual_seed(0)
+    model = Wide(between)
+    expected, _ = gradient(model, plain)
+    model.zero_grad()
+    found, again = gradient(model, recomputed)
+    assert torch.equal(found, expected) and again == calls
+
+
+@pytest.mark.parametrize("around", [plain, recomputed])
+def test_a_tensor_that_was_changed_in_place_is_still_an_error(around):
+    model, x = nn.Sequential(nn.Linear(2, 2), nn.GELU(), nn.Linear(2, 2)), torch.ones(1, 2)
+    with around(model):
+        out = model(x).exp()
+    out.add_(1)
+    with pytest.raises(RuntimeError, match="in.?place"):
+        out.sum().backward()
