@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_lm.folder import Table
+from lightning_lm.memory import give_freed_blocks_back, keep_freed_blocks
 from lightning_lm.module import LanguageModel
 from lightning_lm.sharding import is_sharded
 from lightning_lm.telemetry import Telemetry, stepped
@@ -116,6 +117,23 @@ class Interrupts(Callback):
             return
         if trainer.strategy.reduce_boolean_decision(self.told > 0, all=False):
             raise KeyboardInterrupt if self.told == signal.SIGINT else SIGTERMException
+
+
+class Heap(Callback):
+    """On a CPU: freed blocks are kept from the second step on.
+
+    So the optimizer's state, which the first one leaves, lies outside the heap. Within, it would stand between the
+    blocks that come and go, and the heap would grow for want of holes that are large enough.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
+        give_freed_blocks_back()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: LanguageModel, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if stepped(trainer, batch_idx):
+            keep_freed_blocks()
 
 
 class LastCheckpoint(Checkpoint):

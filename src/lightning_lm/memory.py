@@ -1,4 +1,4 @@
-"""How the C library hands out memory on a CPU."""
+"""How the C library hands out memory on a CPU. With another one than glibc, nothing here has an effect."""
 
 import ctypes
 import platform
@@ -10,10 +10,17 @@ def keep_freed_blocks() -> None:
     """Let glibc keep large blocks instead of giving them back to the system.
 
     Otherwise each step's activations come as fresh pages, and on small models the page faults can take longer than the
-    arithmetic. Does nothing with another C library.
+    arithmetic.
     """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        # The second is the most that mallopt(3) promises; new versions take more
-        libc.mallopt(MMAP_THRESHOLD, 1 << 30) or libc.mallopt(MMAP_THRESHOLD, 1 << 25)
-        libc.mallopt(TRIM_THRESHOLD, (1 << 31) - 1)
+    # The second is the most that mallopt(3) promises; new versions take more
+    _set(MMAP_THRESHOLD, 1 << 30) or _set(MMAP_THRESHOLD, 1 << 25)
+    _set(TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def give_freed_blocks_back() -> None:
+    """Let large blocks lie outside the heap, each by itself. By default, what glibc calls large grows."""
+    _set(MMAP_THRESHOLD, 1 << 17)
+
+
+def _set(option: int, value: int) -> bool:
+    return platform.libc_ver()[0] == "glibc" and bool(ctypes.CDLL(None).mallopt(option, value))

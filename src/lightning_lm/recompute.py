@@ -8,23 +8,26 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers.activations import GELUActivation, GELUTanh, SiLUActivation
 
-# Cheap, and their own derivative needs what goes in, not what comes out
-NONLINEARITIES = (nn.GELU, nn.SiLU, GELUActivation, GELUTanh, SiLUActivation)
-LARGE = 2**22  # elements of an output; where all are smaller, memory is not worth even that time
+# What is cheap, and whose own derivative needs what goes in, not what comes out; with the elements of an output from
+# which memory is worth the time, of which a GELU takes more for each.
+LARGE: dict[type[nn.Module], int] = {
+    **dict.fromkeys((nn.GELU, nn.SiLU, GELUActivation, GELUTanh, SiLUActivation), 2**22),
+    nn.LayerNorm: 2**20,
+}
 
 
 @contextmanager
 def recomputed(model: nn.Module) -> Iterator[None]:
-    """Within, what a GELU or SiLU of ``model`` returns is not kept for the layer that takes it.
+    """Within, what a GELU, SiLU or LayerNorm of ``model`` returns is not kept for the layer that takes it.
 
     The widest activations of a transformer are kept once instead of twice, and gradients are the same to the bit: Chen
-    et al. (2016), "Training Deep Nets with Sublinear Memory Cost", for one operator. For layers that torch.compile
+    et al. (2016), "Training Deep Nets with Sublinear Memory Cost", for single operators. For layers that torch.compile
     doesn't see; it chooses by itself what to compute again.
     """
     outputs: dict[int, tuple] = {}  # by address, while they live
 
     def note(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-        if output.numel() >= LARGE and output.is_contiguous():
+        if output.numel() >= LARGE[type(module)] and output.is_contiguous():
             address = output.data_ptr()
             living = weakref.ref(output, lambda _: outputs.pop(address))
             outputs[address] = living, module.forward, args[0].detach()
@@ -44,7 +47,7 @@ def recomputed(model: nn.Module) -> Iterator[None]:
 
     with ExitStack() as hooks:
         for module in model.modules():
-            if isinstance(module, NONLINEARITIES):
+            if type(module) in LARGE:
                 hooks.callback(module.register_forward_hook(note).remove)
         hooks.enter_context(saved_tensors_hooks(pack, unpack))
         yield

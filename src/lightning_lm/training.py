@@ -14,7 +14,7 @@ from torch import nn
 
 from lightning_lm import config as schema
 from lightning_lm.build import PROFILED_STEPS, Parts, accelerator, table
-from lightning_lm.callbacks import Budget, Interrupts, LastCheckpoint, Randomness, Samples
+from lightning_lm.callbacks import Budget, Heap, Interrupts, LastCheckpoint, Randomness, Samples
 from lightning_lm.checkpoint import AtomicCheckpointIO
 from lightning_lm.module import LanguageModel
 from lightning_lm.optim import build_optimizer, build_scheduler
@@ -73,6 +73,8 @@ def build_callbacks(cfg: schema.Config, parts: Parts, run: Path) -> tuple[list[L
     )
     last = LastCheckpoint(checkpoints, trainer.checkpoint_every_n_steps, trainer.val_every_n_steps)
     callbacks += [best, last, Interrupts()]
+    if accelerator(cfg.hardware) == "cpu":
+        callbacks.append(Heap())
     return callbacks, telemetry, budget
 
 
