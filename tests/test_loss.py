@@ -13,10 +13,11 @@ from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM
 
-from lightning_lm import loss
+from lightning_lm import loss, recompute
 from lightning_lm.head import find_head
 from lightning_lm.loss import Head, labelled_nll
 from lightning_lm.model import layers
+from lightning_lm.recompute import recomputed
 from lightning_lm.sharding import shard
 
 VOCABULARY, COLUMNS = 101, 41
@@ -74,6 +75,7 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(loss, "ROWS", 16)
     monkeypatch.setitem(loss.COLUMNS, "cpu", COLUMNS)
     monkeypatch.setitem(loss.VOCABULARY, "cpu", 8)  # as on a GPU, where it is larger
+    monkeypatch.setattr(recompute, "LARGE", dict.fromkeys(recompute.LARGE, 1))
 
 
 def make(objective, name, noise=0.1):
@@ -303,7 +305,8 @@ class Step(torch.nn.Module):
         self.model, self.head = model, find_head(model)
 
     def forward(self, batch):
-        return labelled_nll(self.model, self.head, batch).nll
+        with recomputed(self.model):
+            return labelled_nll(self.model, self.head, batch).nll
 
 
 def distributed(rank, port, objective, name, kind, results):

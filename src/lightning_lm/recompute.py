@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.distributed.fsdp import FSDPModule
 from transformers.activations import GELUActivation, GELUTanh, SiLUActivation
 
 # What is cheap, and whose own derivative needs what goes in, not what comes out; with the elements of an output from
@@ -24,6 +25,8 @@ def recomputed(model: nn.Module) -> Iterator[None]:
     et al. (2016), "Training Deep Nets with Sublinear Memory Cost", for single operators. For layers that torch.compile
     doesn't see; it chooses by itself what to compute again.
     """
+    # FSDP2 has a norm's weights at hand while its own layer is computed, not when another one asks for its output
+    kinds = [kind for kind in LARGE if kind is not nn.LayerNorm or not isinstance(model, FSDPModule)]
     outputs: dict[int, tuple] = {}  # by address, while they live
 
     def note(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
@@ -47,7 +50,7 @@ def recomputed(model: nn.Module) -> Iterator[None]:
 
     with ExitStack() as hooks:
         for module in model.modules():
-            if type(module) in LARGE:
+            if type(module) in kinds:
                 hooks.callback(module.register_forward_hook(note).remove)
         hooks.enter_context(saved_tensors_hooks(pack, unpack))
         yield
