@@ -340,6 +340,8 @@ def test_two_processes_have_the_gradients_of_the_mean(objective, name, kind, tmp
     processes = start_processes(
         distributed, (free_port, objective, name, kind, results), nprocs=2, join=False, start_method="fork"
     )
+    while results.empty():
+        processes.join(timeout=0.1)  # raises what a rank has raised
     nll, found = results.get()
     processes.join()
 
