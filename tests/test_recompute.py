@@ -135,3 +135,22 @@ def test_a_tensor_that_was_changed_in_place_is_still_an_error(around):
     out.add_(1)
     with pytest.raises(RuntimeError, match="in.?place"):
         out.sum().backward()
+
+
+class CudaNorm(nn.LayerNorm):
+    """What autocast makes of a LayerNorm on a GPU: float32 from any type."""
+
+    def forward(self, x):
+        return super().forward(x.float() if torch.is_autocast_enabled("cpu") else x.to(self.weight.dtype))
+
+
+def test_a_norm_that_autocast_lets_return_another_type_is_kept(monkeypatch):
+    monkeypatch.setitem(recompute.LARGE, CudaNorm, 1)
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 8), CudaNorm(8)), torch.randn(4, 8)
+    for around in (plain, recomputed):
+        with around(model), torch.autocast("cpu", torch.bfloat16):
+            out = model(x).sin()
+        with Count() as count:
+            out.sum().backward()
+        assert out.dtype == torch.float32 and count.norms == 0

@@ -30,7 +30,8 @@ def recomputed(model: nn.Module) -> Iterator[None]:
     outputs: dict[int, tuple] = {}  # by address, while they live
 
     def note(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-        if output.numel() >= LARGE[type(module)] and output.is_contiguous():
+        same_type = output.dtype == args[0].dtype  # or the backward pass, without autocast, would compute another one
+        if output.numel() >= LARGE[type(module)] and output.is_contiguous() and same_type:
             address = output.data_ptr()
             living = weakref.ref(output, lambda _: outputs.pop(address))
             outputs[address] = living, module.forward, args[0].detach()
