@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -132,9 +133,13 @@ def keys(cfg: DictConfig, above: str = "") -> list[str]:
 def instead(cfg: DictConfig, key: str, value: object, loader: ConfigLoader) -> str:
     """The setting that was perhaps meant."""
     axis, _, rest = key.partition(".")
-    for option in options(loader, axis) if rest and axis != "hydra" else []:
-        if has(compose("config", [f"{axis}={option}"]), key):
-            return f"it belongs to {axis}={option}"
+    store = ConfigStore.instance()
+    for schema in loader.get_group_options(axis) if rest else []:
+        if not schema.startswith("schema_"):
+            continue
+        node = store.load(f"{axis}/{schema}.yaml").node
+        if has(OmegaConf.create({axis: node}, flags={"struct": True}), key):
+            return f"it belongs to {axis}={schema.removeprefix('schema_')}"
     known = [name for name in keys(cfg) if not name.startswith("hydra.")]
     parent, _, leaf = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == parent}
