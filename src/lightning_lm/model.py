@@ -1,5 +1,6 @@
 """Tokenizers and models of the Auto classes: from a checkpoint or from a config."""
 
+import gc
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -30,10 +31,13 @@ def load_tokenizer(name_or_path: str, revision: str | None = None) -> PreTrained
     Raises:
         Refused: there is none, or none that can be read.
     """
+    gc.freeze()  # or the collector walks all that the imports made, again and again while the vocabulary is read
     try:
         return AutoTokenizer.from_pretrained(name_or_path, revision=revision)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise refuse("model.tokenizer", name_or_path, f"no tokenizer found ({_first(error)})", UNREACHABLE) from error
+    finally:
+        gc.unfreeze()
 
 
 def load_config(
