@@ -1,5 +1,7 @@
 """Activations that are computed again, against autograd's own way of keeping them."""
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -135,6 +137,43 @@ def test_a_tensor_that_was_changed_in_place_is_still_an_error(around):
     out.add_(1)
     with pytest.raises(RuntimeError, match="in.?place"):
         out.sum().backward()
+
+
+class Sum(nn.Module):
+    """A norm whose argument, of which nothing needs the gradient, is changed in place after it."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 8)
+
+    def forward(self, x):
+        normed = self.norm(x)
+        x.add_(1)
+        return self.linear(normed)
+
+
+def test_an_output_whose_argument_has_changed_is_kept():
+    torch.manual_seed(0)
+    model, x = Sum(), torch.randn(4, 8)
+    found = []
+    for around in (plain, recomputed):
+        model.zero_grad()
+        with around(model):
+            out = model(x.clone())
+        with Count() as count:
+            out.sum().backward()
+        assert count.norms == 0
+        found.append(model.linear.weight.grad)
+    assert torch.equal(*found)
+
+
+def test_what_no_backward_pass_asks_for_is_freed():
+    model, x = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Softmax(-1)), torch.ones(1, 2)
+    with recomputed(model):
+        hidden = model[1](model[0](x))
+        living = weakref.ref(model[2](hidden)), weakref.ref(hidden.untyped_storage())
+    del hidden
+    assert [kept() for kept in living] == [None, None]  # at once: cycles through C++ are never collected
 
 
 class CudaNorm(nn.LayerNorm):

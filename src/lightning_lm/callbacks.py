@@ -128,12 +128,17 @@ class Heap(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         give_freed_blocks_back()
+        self.stepped = False
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: LanguageModel, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if stepped(trainer, batch_idx):
+        if not self.stepped and stepped(trainer, batch_idx):
+            self.stepped = True
             keep_freed_blocks()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
+        keep_freed_blocks()  # where there was no step left to do, too
 
 
 class LastCheckpoint(Checkpoint):

@@ -179,6 +179,8 @@ class ChunkedNLL(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, factor: Tensor):
+        if ctx.kept is None:
+            raise RuntimeError("the gradients of this loss are given away: a second backward pass needs another loss")
         kept, ctx.kept = ctx.kept, None
         return *(None if gradient is None else gradient.mul_(factor) for gradient in kept), None, None
 

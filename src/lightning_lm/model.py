@@ -1,6 +1,5 @@
 """Tokenizers and models of the Auto classes: from a checkpoint or from a config."""
 
-import gc
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from transformers.activations import AccurateGELUActivation, FastGELUActivation, NewGELUActivation
 
 from lightning_lm.errors import Problem, Refused, nearest, refuse
+from lightning_lm.memory import imports_uncollected
 from lightning_lm.objectives import Objective
 
 log = logging.getLogger(__name__)
@@ -31,13 +31,11 @@ def load_tokenizer(name_or_path: str, revision: str | None = None) -> PreTrained
     Raises:
         Refused: there is none, or none that can be read.
     """
-    gc.freeze()  # or the collector walks all that the imports made, again and again while the vocabulary is read
     try:
-        return AutoTokenizer.from_pretrained(name_or_path, revision=revision)
+        with imports_uncollected():
+            return AutoTokenizer.from_pretrained(name_or_path, revision=revision)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise refuse("model.tokenizer", name_or_path, f"no tokenizer found ({_first(error)})", UNREACHABLE) from error
-    finally:
-        gc.unfreeze()
 
 
 def load_config(

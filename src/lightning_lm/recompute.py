@@ -34,14 +34,14 @@ def recomputed(model: nn.Module) -> Iterator[None]:
         if output.numel() >= LARGE[type(module)] and output.is_contiguous() and same_type:
             address = output.data_ptr()
             living = weakref.ref(output, lambda _: outputs.pop(address))
-            outputs[address] = living, module.forward, args[0].detach()
+            outputs[address] = living, module.forward, args[0].detach(), args[0]._version
 
     def pack(tensor: Tensor) -> tuple:
-        living, forward, argument = outputs.get(tensor.data_ptr(), (None, None, None))
+        living, forward, argument, version = outputs.get(tensor.data_ptr(), (None, None, None, None))
         same = living is not None and living().numel() == tensor.numel() and tensor.is_contiguous()
-        if same and not tensor._version:
-            return argument, argument._version, forward, tensor.shape
-        return tensor, tensor._version, None, None
+        if same and not tensor._version and argument._version == version:
+            return argument, version, forward, tensor.shape
+        return tensor.detach(), tensor._version, None, None  # itself it would hold what holds it, and never be freed
 
     def unpack(kept: tuple) -> Tensor:
         tensor, version, forward, shape = kept

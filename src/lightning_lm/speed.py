@@ -35,7 +35,7 @@ PEAKS = {
     "B200": 2250e12,
 }
 NO_TF32 = ("T4", "V100")
-DEVICE = r"(?:NVIDIA |Tesla |GeForce )*({names})(?:[- ](?:SXM\d|PCIE|HBM\d|\d+GB))*"  # and nothing else, such as "Ti"
+DEVICE = r"(?:NVIDIA |Tesla |GeForce )*({names})(?:[- ](?:SXM\d|PCI[Ee]|HBM\d|\d+GB))*"  # and no "Ti" or such
 
 
 class WaitClock(Profiler):
@@ -76,7 +76,7 @@ def peak_flops(device: str, precision: str, tf32: bool) -> float | None:
 
     None for a device that isn't known, and for float32 without TF32.
     """
-    known = re.fullmatch(DEVICE.format(names="|".join(PEAKS)), device, re.IGNORECASE)
+    known = re.fullmatch(DEVICE.format(names="|".join(PEAKS)), device)
     if not known or (precision == "32-true" and (not tf32 or known[1].startswith(NO_TF32))):
         return None
     return PEAKS[known[1]] / (2 if precision == "32-true" else 1)

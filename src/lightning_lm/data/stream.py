@@ -19,6 +19,7 @@ from tqdm import tqdm
 from lightning_lm.data.cache import build_once
 from lightning_lm.data.corpus import Corpus
 from lightning_lm.errors import refuse
+from lightning_lm.memory import imports_uncollected
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,8 @@ def tokenize(
         batches = _encoded(corpus.rows(split), tokenizer, special, word_starts)
         added = tokenizer.num_special_tokens_to_add() if special else 0
         dtype = np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.uint32
-        with tqdm(desc=f"tokenizing {split}", unit="B", unit_scale=True, disable=not progress, leave=False) as bar:
+        bar = tqdm(desc=f"tokenizing {split}", unit="B", unit_scale=True, disable=not progress, leave=False)
+        with bar, imports_uncollected():
             rows = _count(temporary, batches, dtype, added, end, bar.update)
         if not rows["tokens"].any():
             raise refuse(f"data.{split}", corpus.source, "there is no text in this split", "give it some")
