@@ -205,10 +205,12 @@ def _score(pieces: Iterable[tuple[Iterable[Tensor], Tensor]], with_hits: bool) -
     """Over pieces of the labels, for each of which the logits come in parts of the vocabulary."""
     nll, tokens, hits = 0.0, 0, 0
     for tiles, labels in pieces:
-        first, sums, own = 0, [], torch.zeros(len(labels), device=labels.device)
+        # a list of the tiles' would lie between the large blocks that come and go, and each tile would need new memory
+        first, own = 0, torch.zeros(len(labels), device=labels.device)
+        total = torch.full_like(own, -math.inf, dtype=torch.float64)
         best, guess = torch.full_like(own, -math.inf), torch.zeros_like(labels)
         for logits in tiles:
-            sums.append(logits.logsumexp(-1))
+            total = torch.logaddexp(total, logits.logsumexp(-1))
             here = labels - first
             inside = (here >= 0) & (here < logits.shape[-1])
             found = logits.gather(-1, here.clamp(0, logits.shape[-1] - 1).unsqueeze(1)).squeeze(1)
@@ -218,7 +220,7 @@ def _score(pieces: Iterable[tuple[Iterable[Tensor], Tensor]], with_hits: bool) -
                 guess = torch.where(top > best, at + first, guess)
                 best = torch.maximum(top, best)
             first += logits.shape[-1]
-        nll = nll + (torch.stack(sums).logsumexp(0) - own).sum(dtype=torch.float64)
+        nll = nll + (total - own).sum()
         tokens += len(labels)
         hits = hits + (guess == labels).sum() if with_hits else None
     return Sums(nll, tokens, hits)
