@@ -81,9 +81,24 @@ def train(model: torch.nn.Module, samples: Any, collate: Any, clock: Clock, **gi
 
 
 def steps(
-    objective: str, model: str, text: str, batch: int, block: int, steps: int, log_every: int = 10, **given: Any
+    objective: str,
+    model: str,
+    text: str,
+    batch: int,
+    block: int,
+    steps: int,
+    log_every: int = 10,
+    keep: bool = False,
+    **given: Any,
 ) -> dict[str, Any]:
-    """Tokens per second of training, peak memory in bytes, and the losses that were logged."""
+    """Tokens per second of training, peak memory in bytes, and the losses that were logged.
+
+    With ``keep``, glibc is told to keep freed blocks, as ``hardware=cpu`` does.
+    """
+    if keep:
+        from lightning_lm.memory import keep_freed_blocks
+
+        keep_freed_blocks()
     tokenizer, clock = AutoTokenizer.from_pretrained(model), Clock()
     with TemporaryDirectory() as cache:
         samples = recipe(objective, tokenizer, text, block, cache)

@@ -25,6 +25,7 @@ from measure import OFFLINE, PAIR, THREADS, fresh
 
 RESULTS = Path(__file__).with_name("results.md")
 LIBRARIES = ("torch", "lightning", "transformers", "datasets", "tokenizers", "accelerate")
+KEPT = "Trainer that keeps freed blocks"
 Sides = dict[str, dict[str, Any]]  # what each side of a pair told
 
 
@@ -67,36 +68,39 @@ def training(
     batch: int,
     block: int,
     goals: list[str],
-    steps: int,
-    pairs: int,
+    small: bool,
 ) -> Row:
-    case = {"model": model, "text": o.corpus(2), "batch": batch, "block": block, "steps": o.steps(steps)}
-    sides = {name: side(script, "steps", objective=objective, **case) for name, script in PAIR.items()}
+    case = {"objective": objective, "model": model, "text": o.corpus(2), "batch": batch, "block": block}
+    case["steps"] = o.steps(30 if small else 15)
+    sides = {name: side(script, "steps", **case) for name, script in PAIR.items()}
     figures = [
         Figure("tokens/s, ours / Trainer", goals[0], ratio("tokens_per_second", "ours", "Trainer")),
         Figure("peak memory, ours / Trainer", goals[1], ratio("peak_memory", "ours", "Trainer")),
     ]
-    return Row(workload, sides, figures, pairs, "tokens_per_second")
+    if small:  # how much of it the allocator does
+        sides[KEPT] = side("peers.py", "steps", keep=True, **case)
+        figures.insert(1, Figure(f"tokens/s, ours / {KEPT}", "", ratio("tokens_per_second", "ours", KEPT)))
+    return Row(workload, sides, figures, 5 if small else 3, "tokens_per_second")
 
 
 def mlm_small(o: Options) -> Row:
     what = "MLM, BERT shape 256×4, vocabulary 30522, batch 8 × 128"
-    return training(o, what, "mlm", o.model("bert", 256, 4), 8, 128, ["≥ 2.5", ""], steps=30, pairs=5)
+    return training(o, what, "mlm", o.model("bert", 256, 4), 8, 128, ["≥ 2.5", ""], small=True)
 
 
 def mlm_base(o: Options) -> Row:
     what = "MLM, BERT-base shape, batch 8 × 128"
-    return training(o, what, "mlm", o.model("bert", 768, 12), 8, 128, ["≥ 1.7", ""], steps=15, pairs=3)
+    return training(o, what, "mlm", o.model("bert", 768, 12), 8, 128, ["≥ 1.7", ""], small=False)
 
 
 def clm_small(o: Options) -> Row:
     what = "CLM, GPT-2 shape 256×4, vocabulary 50257, batch 8 × 128"
-    return training(o, what, "clm", o.model("gpt2", 256, 4), 8, 128, ["≥ 1.6", ""], steps=30, pairs=5)
+    return training(o, what, "clm", o.model("gpt2", 256, 4), 8, 128, ["≥ 1.6", ""], small=True)
 
 
 def clm_base(o: Options) -> Row:
     what = "CLM, GPT-2 small shape, batch 4 × 512"
-    return training(o, what, "clm", o.model("gpt2", 768, 12), 4, 512, ["≥ 1.15", "≤ 0.6"], steps=15, pairs=3)
+    return training(o, what, "clm", o.model("gpt2", 768, 12), 4, 512, ["≥ 1.15", "≤ 0.6"], small=False)
 
 
 def clm_4096(o: Options) -> Row:
@@ -243,8 +247,16 @@ def measured(row: Row) -> dict[str, Any]:
         told = ", ".join(f"{name} {pairs[-1][name][row.shown]:,.4g}" for name in row.sides)
         print(f"  {number + 1}/{row.pairs}  {row.shown}: {told}", flush=True)
     figures = [{"what": f.what, "goal": f.goal, "values": [f.of(pair) for pair in pairs]} for f in row.figures]
-    measured_on = f"{machine()}, {time.strftime('%Y-%m-%d')}"
-    return {"workload": row.workload, "figures": figures, "shown": row.shown, "pairs": pairs, "on": measured_on}
+    kept = {"workload": row.workload, "figures": figures, "shown": row.shown, "pairs": pairs}
+    return kept | {"on": machine(), "date": time.strftime("%Y-%m-%d"), "code": code_version()}
+
+
+def code_version() -> str:
+    """The last commit that changed what is measured; with a plus where changes aren't committed."""
+    code = ["--", "train.py", "conf", "src", "benchmarks/*.py"]
+    git = ["git", "-C", str(inputs.ROOT)]
+    last = subprocess.run([*git, "log", "-1", "--format=%h", *code], capture_output=True, text=True).stdout.strip()
+    return last + ("+" if subprocess.run([*git, "diff", "--quiet", "HEAD", *code]).returncode else "")
 
 
 def met(goal: str, value: float) -> bool:
@@ -258,7 +270,8 @@ def number(value: float) -> str:
 
 def table(results: dict[str, Any]) -> str:
     """The finished rows as Markdown, in the order of ``ROWS``."""
-    lines = ["| workload | figure | goal | median (lowest–highest) | medians of the sides | pairs |", "|---" * 6 + "|"]
+    heads = ["workload", "figure", "goal", "median (lowest–highest)", "medians of the sides", "pairs", "date, code"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in (results[make.__name__] for make in ROWS if make.__name__ in results):
         unit = row["shown"].replace("tokens_per_second", "tokens/s").replace("seconds", "s")
         sides = {n: number(median(p[n][row["shown"]] for p in row["pairs"])) for n in row["pairs"][0]}
@@ -275,6 +288,7 @@ def table(results: dict[str, Any]) -> str:
                 f"{number(middle)} ({number(min(values))}–{number(max(values))})",
                 "; ".join(f"{n} {x}" for n, x in told.items()),
                 str(len(values)),
+                f"{row['date']}, {row['code']}" if i == 0 else "",
             ]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -289,21 +303,26 @@ def machine() -> str:
 
 NOTES = """
 Each side runs in a fresh process, one after the other (A/B/A/B), on the same text, from the same weights, in float32,
-without dropout; tokens/s leave out start-up and the first five steps. Trainer has the fused AdamW that is its default,
-the two maps of transformers' examples (the *recipe*) and their collators. The bare loop has our loss and its batches
-ready in memory. On a CPU ours, the bare loop and the speedrun's baseline tell glibc to keep freed blocks
-(`memory.py`); Trainer in the other rows is as it comes. Peak memory is the largest resident set of the whole process
-(VmHWM), libraries included; in training up to the end of the last step, before checkpoints; in evaluation from its
-start. The Rust tokenizer alone reads the lines and drops the tokens, in whichever of two batch sizes is faster. The
-speedruns' rate is the best of four trials, as the baselines' is; their shape, batch and length were found before, the
-causal one's in 24 shorter runs that were scored on the same test text, the masked one's in 12 on a part of the training
-text, while the baselines keep the tiny models' shape.
+without dropout; tokens/s leave out start-up and the first five steps. The text is Python's reference text, or the file
+given as `TEXT`, repeated until it is large enough; in each copy a fifth of the distinct words have their letters
+shuffled, or caches of words would gain by the repetition. The speedruns take the files `TEXT` and `TEST` as they are.
+The code is the last commit that changed it; a plus stands for changes that weren't committed.
+
+Trainer has the fused AdamW that is its default, the two maps of transformers' examples (the *recipe*) and their
+collators. The bare loop has our loss and its batches ready in memory. On a CPU ours, the bare loop and the speedrun's
+baseline tell glibc to keep freed blocks (`memory.py`); Trainer in the other rows is as it comes, but for the side that
+is named so. Peak memory is the largest resident set of the whole process (VmHWM), libraries included; in training up
+to the end of the last step, before checkpoints; in evaluation from its start. The Rust tokenizer alone reads the lines
+and drops the tokens, in whichever of two batch sizes is faster. The speedruns' rate is the best of four trials, as the
+baselines' is; their shape, batch and length were found before, the causal one's in 24 shorter runs that were scored on
+the same test text, the masked one's in 12 on a part of the training text, while the baselines keep the tiny models'
+shape.
 
 """
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
-    machines = "; ".join(dict.fromkeys(row["on"] for row in results.values()))
+    machines = "; ".join(sorted({row["on"] for row in results.values()}))
     inputs.write(path, f"Measured by `make bench` on {machines}.\n{NOTES}{table(results)}".encode())
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, compose
-from hub_server import TOKEN, HubServer, read_folder, write_small_gpt2, write_wikitext
+from hub_files import write_small_gpt2, write_wikitext
+from hub_server import TOKEN, HubServer, read_folder
 
 from lightning_lm import hub
 from lightning_lm import run as runs

@@ -18,6 +18,7 @@ from lightning_lm import launch
 from lightning_lm.callbacks import Budget
 from lightning_lm.errors import Refused
 from lightning_lm.launch import Died, run_job
+from lightning_lm.telemetry import Telemetry
 from lightning_lm.tracking import COLUMNS
 
 FIGURES = ["step", "tokens_seen", "learning_rate", "gradient_norm", *COLUMNS[COLUMNS.index("train/loss") :]]
@@ -207,6 +208,28 @@ def test_ranks_draw_their_own_dropout_and_draw_it_again(text, tmp_path, monkeypa
     run_job(jobs[1])
     for name, value in weights(tmp_path / "cut").items():
         assert torch.equal(value, weights(tmp_path / "whole")[name]), name
+
+
+def noting_rates(*arguments):
+    """A rank that writes down its learning rates; the second one's clock is ahead."""
+    environ, rank, seconds = arguments[-1][1], os.environ["RANK"], Telemetry.seconds
+
+    def note(self, trainer, *more):
+        with Path(environ["RATES"]).joinpath(rank).open("a") as file:
+            print(trainer.optimizers[0].param_groups[0]["lr"], file=file)
+
+    Budget.on_train_batch_start = note
+    Telemetry.seconds = property(lambda self: seconds.fget(self) + int(rank))
+    return rank_of_a_job(*arguments)
+
+
+def test_in_a_time_budget_all_ranks_have_the_same_rate(tiny_gpt2, text, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "_rank", noting_rates)
+    monkeypatch.setenv("RATES", str(tmp_path))
+    timed = ["hardware.devices=2", "trainer.max_steps=null", "trainer.max_minutes=0.05"]
+    run_job(compose(*settings(tiny_gpt2, text, tmp_path / "run", *timed)))
+    first, second = ((tmp_path / rank).read_text().split() for rank in "01")
+    assert first == second and len(set(first)) > 10
 
 
 def test_one_run_is_left_behind(tiny_gpt2, text, tmp_path, monkeypatch):

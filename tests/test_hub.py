@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hub_server import TOKEN, HubServer, read_folder, wikitext_rows, write_small_gpt2, write_wikitext
+from hub_files import wikitext_rows, write_small_gpt2, write_wikitext
+from hub_server import TOKEN, HubServer, read_folder
 
 from lightning_lm import hub
 from lightning_lm.model_card import model_card

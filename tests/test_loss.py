@@ -5,20 +5,14 @@ import math
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.distributed.device_mesh import init_device_mesh
-from torch.multiprocessing import start_processes
-from torch.nn.parallel import DistributedDataParallel
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from lightning_lm import loss, recompute
 from lightning_lm.head import find_head
 from lightning_lm.loss import Head, labelled_nll
 from lightning_lm.model import layers
-from lightning_lm.recompute import recomputed
-from lightning_lm.sharding import shard
 
 VOCABULARY, COLUMNS = 101, 41
 COMMON = {
@@ -232,6 +226,14 @@ def test_a_batch_without_a_label_gives_every_parameter_a_zero_gradient():
     assert all(not gradient.any() for gradient in gradients(model).values())
 
 
+def test_a_second_backward_pass_is_refused():
+    model, batch = make("clm", "gpt2"), make_batch("clm")
+    nll = labelled_nll(model, find_head(model), batch).nll
+    nll.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="needs another loss"):
+        nll.backward()
+
+
 class Changed(torch.nn.Module):
     """A model that does something to its last layer's logits."""
 
@@ -295,58 +297,3 @@ def test_with_compiled_layers_and_head(objective, name, monkeypatch):
     for labels in (17, 21, 30):  # their number differs from batch to batch
         labelled_nll(model, head, batch | {"labelled": batch["labelled"][:labels]}).nll.backward()
     assert 0 < counter.frame_count <= 4
-
-
-class Step(torch.nn.Module):
-    """What a strategy wraps: a forward pass that returns the loss."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.head = model, find_head(model)
-
-    def forward(self, batch):
-        with recomputed(self.model):
-            return labelled_nll(self.model, self.head, batch).nll
-
-
-def distributed(rank, port, objective, name, kind, results):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    model, batch = make(objective, name), make_batch(objective, seed=rank)
-    step = Step(model)
-    if kind == "ddp":
-        step = DistributedDataParallel(step)
-    else:
-        shard(model, init_device_mesh("cpu", (2,)))
-    for _ in range(2):  # the second pass meets what the first has left behind
-        model.zero_grad()
-        nll = step(batch)
-        nll.backward()
-    whole = {name: g.full_tensor() if kind == "fsdp" else g for name, g in gradients(model).items()}
-    dist.all_reduce(nll.detach())
-    if rank == 0:
-        results.put((float(nll), {name: g.numpy().copy() for name, g in whole.items()}))
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-@pytest.mark.parametrize(
-    ("objective", "name"), [("clm", "gpt2"), ("clm", "gpt_neox"), ("clm", "gemma2"), ("mlm", "bert")]
-)
-def test_two_processes_have_the_gradients_of_the_mean(objective, name, kind, tmp_path, free_port):
-    context = torch.multiprocessing.get_context("fork")
-    results = context.SimpleQueue()
-    processes = start_processes(
-        distributed, (free_port, objective, name, kind, results), nprocs=2, join=False, start_method="fork"
-    )
-    while results.empty():
-        processes.join(timeout=0.1)  # raises what a rank has raised
-    nll, found = results.get()
-    processes.join()
-
-    model = make(objective, name)
-    losses = [plain(model, make_batch(objective, seed=rank))[0] for rank in range(2)]
-    (sum(losses) / 2).backward()
-    assert nll == pytest.approx(float(sum(losses).detach()), rel=1e-5)
-    assert_same_gradients({name: torch.from_numpy(g) for name, g in found.items()}, gradients(model))

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from conftest import ROOT, compose
-from hub_server import write_wikitext
+from hub_files import write_wikitext
 from lightning.pytorch import accelerators, profilers
 from lightning.pytorch.strategies import DDPStrategy
 from tokenizers import ByteLevelBPETokenizer

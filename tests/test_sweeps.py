@@ -3,7 +3,6 @@
 import csv
 import itertools
 import json
-import math
 import os
 import re
 import signal
@@ -16,11 +15,9 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, compose
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from lightning_lm import study, sweep
+from lightning_lm import sweep
 from lightning_lm.errors import Refused
 
 
@@ -253,53 +250,6 @@ def test_an_unseeded_search_on_two_processes_is_cut_off_and_gone_on_with(command
         code, out, err = command(*typed)
         assert code == 0, err
         assert summary(job)["status"] == "pruned" and steps(job) == before
-
-
-def parse(*texts: str):
-    return {o.get_key_element(): o for o in OverridesParser.create().parse_overrides([*texts])}
-
-
-def test_the_search_space_is_written_as_hydra_writes_it():
-    found = study.space(
-        parse(
-            "a=interval(0,0.1)",
-            "b=tag(log,interval(1e-5,1e-2))",
-            "c=int(interval(1,8))",
-            "d=range(2,10,2)",
-            "e=range(0.5,2,0.5)",
-            "f=x,'y z'",
-            "g=choice(true,[1,2])",
-        )
-    )
-    assert found == {
-        "a": FloatDistribution(0, 0.1),
-        "b": FloatDistribution(1e-5, 1e-2, log=True),
-        "c": IntDistribution(1, 8),
-        "d": IntDistribution(2, 8, step=2),
-        "e": FloatDistribution(0.5, 1.5, step=0.5),
-        "f": CategoricalDistribution(["x", "'y z'"]),
-        "g": CategoricalDistribution(["True", "[1,2]"]),
-    }
-    with pytest.raises(Refused, match=r"a=interval\(2,1\)"):
-        study.space(parse("a=interval(2,1)"))
-
-
-def test_a_seeded_study_that_was_cut_off_draws_what_it_would_have_drawn(tmp_path):
-    def draw(folder: Path, *stops: int) -> list[dict[str, str]]:
-        folder.mkdir(exist_ok=True)
-        for stop in stops:
-            ours = study.Study(folder, study.space(parse("optimizer.lr=tag(log,interval(1e-5,1))")), "tpe", 3, None)
-            while batch := ours.next_batch(stop, 1):
-                rate = float(ours.jobs()[batch[0]]["optimizer.lr"])
-                (folder / str(batch[0]) / "summary.json").write_text(
-                    json.dumps({"status": "finished", "val/loss": abs(math.log(rate) + 5)})
-                )
-                ours.tell(batch, [None])
-        return ours.jobs()
-
-    whole = draw(tmp_path / "whole", 14)
-    assert draw(tmp_path / "parts", 2, 5, 14) == whole
-    assert len({job["optimizer.lr"] for job in whole}) == 14
 
 
 # ------------------------------------------------------------------------------------- side by side, and on a cluster

@@ -11,16 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 import wandb
-from conftest import ROOT, compose
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from conftest import compose
 from omegaconf import OmegaConf
-from test_report import write_run
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
+from wandb_offline import inspect, no_account, only, parts, settings  # noqa: F401
 
-from lightning_lm.config import HubDataConfig, LoggerConfig, ModelConfig
+from lightning_lm.config import HubDataConfig, ModelConfig
 from lightning_lm.errors import Diverged, Refused
-from lightning_lm.report import log_sweep
 from lightning_lm.run import train
 from lightning_lm.telemetry import Telemetry
 from lightning_lm.tracking import COLUMNS, EVALUATED, wandb_mode
@@ -29,82 +25,12 @@ from lightning_lm.training import build_loggers
 KEY = "0" * 40
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_account(tmp_path_factory):
-    """W&B as on a machine where nobody has logged in."""
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_SILENT", "WANDB_IDENTITY_TOKEN_FILE"):
-            patch.delenv(name, raising=False)
-        patch.setenv("NETRC", str(home / "netrc"))
-        for kind in ("CONFIG", "CACHE", "DATA"):
-            patch.setenv(f"WANDB_{kind}_DIR", str(home / kind))
-        wandb.teardown()
-        yield home
-    wandb.teardown()
-
-
 @pytest.fixture
 def fresh_wandb():
     """W&B reads the environment again, before and after."""
     wandb.teardown()
     yield
     wandb.teardown()
-
-
-def settings(model, text, run, *more):
-    return [
-        f"model.name_or_path={model}",
-        "data=text",
-        f"data.train={text}",
-        f"data.validation={text}",
-        f"data.test={text}",
-        "data.block_size=64",
-        f"data.cache_dir={text.parent / 'cache'}",
-        "name=tiny",
-        "objective.prompts=['The river','A house']",
-        "objective.preview_tokens=3",
-        "optimizer.lr=1",  # so high that the last validation isn't the best
-        "scheduler=constant",
-        "trainer.max_steps=6",
-        "trainer.global_batch_size=4",
-        "trainer.val_every_n_steps=2",
-        "trainer.limit_val_batches=2",
-        "trainer.limit_test_batches=1",
-        "trainer.log_every_n_steps=1",
-        "trainer.checkpoint_every_n_steps=null",  # after validations only
-        "hardware=cpu",
-        "hardware.micro_batch_size=2",  # accumulation: a batch isn't a step
-        "logger=wandb",
-        "logger.tags=[mine]",
-        f"run_dir={run}",
-        *more,
-    ]
-
-
-def inspect(part):
-    """The records of one W&B folder: the run, its history, its summary, its exit code."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(part)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    records = [json.loads(line) for line in lines]
-    summary = {}
-    for record in records:
-        summary |= record.get("summary", {}).get("update", {})
-    return SimpleNamespace(
-        run=next(record["run"] for record in records if record["type"] == "run"),
-        history=[record["history"]["item"] for record in records if record["type"] == "history"],
-        summary=summary,
-        exit_code=next((record["exit"].get("exit_code", 0) for record in records if record["type"] == "exit"), None),
-    )
-
-
-def parts(run):
-    return sorted(run.glob("wandb/offline-run-*"))
-
-
-def only(run):
-    (part,) = parts(run)
-    return inspect(part)
 
 
 def rows(run):
@@ -137,7 +63,7 @@ def dying(error):
 
 
 @pytest.fixture(scope="module")
-def finished(no_account, tiny_gpt2, text, tmp_path_factory):
+def finished(tiny_gpt2, text, tmp_path_factory):
     run = tmp_path_factory.mktemp("finished") / "my run"
     train(compose(*settings(tiny_gpt2, text, f"'{run}'")))
     return SimpleNamespace(folder=run, wandb=only(run), csv=rows(run), summary=summary_of(run))
@@ -338,106 +264,3 @@ def test_tags_fit(dataset, model, tags, tiny_gpt2, text, tmp_path, monkeypatch):
     wandb.finish()
     assert set(experiment.tags) == {"mine", "clm", *tags}
     assert (experiment.name, experiment.group) == ("tiny", "tiny")
-
-
-# ---------------------------------------------------------------------------------------------------------- sweeps
-
-
-def test_the_jobs_of_a_sweep_are_runs_of_one_group(no_account, tiny_gpt2, text, tmp_path):
-    more = [
-        "optimizer.lr=1e-2,1e20",
-        "trainer.gradient_clip=null",
-        "trainer.max_steps=3",
-        f"hydra.sweep.dir={tmp_path}/s",
-    ]
-    overrides = [o for o in settings(tiny_gpt2, text, "") if not o.startswith(("run_dir", "optimizer.lr"))]
-    command = [sys.executable, str(ROOT / "train.py"), "-m", *overrides, *more]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    runs = [only(tmp_path / "s" / number) for number in "01"]
-    assert len({run.run["run_id"] for run in runs}) == 2, "they are sent to W&B one by one"
-    for run, number in zip(runs, "01", strict=True):
-        assert (run.run["run_group"], run.run["job_type"]) == ("s", "train")
-        config = {k: v for k, v in run.run["config"]["update"].items() if k != "_wandb"}
-        assert config == OmegaConf.to_container(OmegaConf.load(tmp_path / "s" / number / "config.yaml"))
-        assert run.exit_code == {"finished": 0, "diverged": 1}[run.summary["status"]]
-    assert [run.run["config"]["update"]["optimizer"]["lr"] for run in runs] == [0.01, 1e20]
-
-
-def test_a_sweeps_summary_is_a_run_of_its_own(no_account, tmp_path):
-    for number, loss in enumerate([3.0, 2.0, 2.5, None]):
-        own = f"optimizer.lr={number // 2 + 1}", f"seed={number % 2}"
-        status = "diverged" if loss is None else "finished"
-        write_run(tmp_path / "s" / str(number), *own, loss=loss, status=status, seconds=1.5)
-    for _ in range(2):  # the second time as after a sweep has been gone on with
-        log_sweep(tmp_path / "s", LoggerConfig(project="mine", tags=["a"]))
-    first, second = map(inspect, parts(tmp_path / "s"))
-    assert first.run["run_id"] == second.run["run_id"] and first.run["resume"]
-    assert [first.run[key] for key in ("project", "job_type", "run_group", "tags")] == ["mine", "sweep", "s", ["a"]]
-    assert first.exit_code == second.exit_code == 0
-    expected = {"best/job": "0", "best/val_loss": 2.5, "best/seeds": 2, "best/optimizer.lr": 1.0}
-    assert {name: second.summary[name] for name in expected} == expected
-    assert (second.summary["jobs/finished"], second.summary["jobs/diverged"]) == (3, 1)
-    media = parts(tmp_path / "s")[0] / "files" / "media"
-    (path,) = media.glob("table/runs_*.json")
-    table = json.loads(path.read_text(encoding="utf-8"))
-    assert table["columns"][:4] == ["run", "optimizer.lr", "seed", "val/loss"]
-    expected = [["1", 1, 1, 2.0], ["2", 2, 0, 2.5], ["0", 1, 0, 3.0], ["3", 2, 1, None]]
-    assert [row[:4] for row in table["data"]] == expected
-    (picture,) = media.glob("images/search_*.png")
-    assert picture.read_bytes().startswith(b"\x89PNG")
-
-
-def test_no_summary_where_it_is_not_wanted(no_account, tmp_path, monkeypatch):
-    write_run(tmp_path / "s" / "0", loss=3.0)
-    log_sweep(tmp_path / "s", LoggerConfig(name="none"))
-    monkeypatch.setenv("WANDB_SWEEP_ID", "theirs")  # W&B's agent sweeps: its run must not be written into
-    log_sweep(tmp_path / "s", LoggerConfig())
-    assert not (tmp_path / "s" / "wandb").exists()
-
-
-VALUES = {  # as in the YAML of a W&B sweep → what the setting must be
-    "optimizer.lr": (1e-05, 1e-5),
-    "optimizer.weight_decay": (0, 0.0),
-    "optimizer.betas": ([0.9, 0.95], [0.9, 0.95]),
-    "model.pretrained": (False, False),
-    "model.revision": ("'a, b=c (d) é'", "a, b=c (d) é"),
-    "model.tokenizer": ("null", None),
-    "model.config.n_layer": (4, 4),
-    "hardware.precision": ("bf16-mixed", "bf16-mixed"),
-    "objective.prompts": (["The river, it", "a=b"], ["The river, it", "a=b"]),
-    "scheduler": ("wsd", None),
-    "trainer.max_tokens": (10**9, 10**9),
-}
-
-
-def test_what_an_agent_of_wandb_runs(monkeypatch):
-    path = ROOT / "conf" / "wandb_sweep.yaml"
-    wanted = load_sweep_config(str(path))
-    rates = wanted["parameters"]["optimizer.lr"]
-    assert (wanted["program"], rates["min"], rates["max"]) == ("train.py", 1e-6, 1e-3), "numbers, not texts"
-    assert all(isinstance(value, int | float) for value in wanted["parameters"]["optimizer.weight_decay"]["values"])
-    given = {name: {"value": value} for name, (value, _) in VALUES.items()}
-    filled = {**create_sweep_command_args({"args": given}), "env": ["/usr/bin/env"], "program": [wanted["program"]]}
-    command = [
-        word
-        for chunk in create_sweep_command(wanted["command"])  # as W&B's agent does it
-        for word in (filled[chunk[2:-1]] if chunk.startswith("${") and chunk.endswith("}") else [chunk])
-    ]
-    assert command[:4] == ["/usr/bin/env", "python", "train.py", "-m"]
-    assert not any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(command[4:]))
-    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
-    monkeypatch.setenv("WANDB_RUN_ID", "run1")
-    job = OmegaConf.structured(compose(*command[4:]))
-    for name, (_, value) in VALUES.items():
-        assert name == "scheduler" or OmegaConf.select(job, name) == value
-    assert (job.scheduler.name.name, job.logger.group, job.logger.name) == ("wsd", "sweep1", "wandb")
-    assert HydraConfig.get().sweep.dir == "outputs/sweeps/wandb/sweep1/run1"
-
-
-def test_an_agents_run_goes_by_its_id(no_account, tiny_gpt2, text, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
-    monkeypatch.setenv("WANDB_RUN_ID", "theirs")
-    build_loggers(compose(*settings(tiny_gpt2, text, tmp_path / "run")), {"seed": 0}, tmp_path / "run", "ours")
-    wandb.finish()
-    assert only(tmp_path / "run").run["run_id"] == "theirs"

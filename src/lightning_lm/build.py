@@ -51,7 +51,8 @@ def build(cfg: schema.Config) -> Parts:
     if accelerator(cfg.hardware) == "cpu":
         keep_freed_blocks()
         if cfg.hardware.devices > 1:  # each process would take all cores, or, under torchrun, a single one
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // cfg.hardware.devices))
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+            torch.set_num_threads(max(1, cores // cfg.hardware.devices))
     corpus = build_corpus(cfg.data)
     tokenizer = build_tokenizer(cfg, corpus)
     objective = build_objective(cfg.objective, tokenizer)

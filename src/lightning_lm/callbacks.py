@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.optim import Optimizer
 
 from lightning_lm.folder import Table
 from lightning_lm.memory import give_freed_blocks_back, keep_freed_blocks
@@ -29,25 +30,23 @@ class Budget(Callback):
 
     def __init__(self, telemetry: Telemetry, max_steps: int, max_minutes: float | None):
         self.telemetry, self.max_steps, self.max_minutes = telemetry, max_steps, max_minutes
-
-    @property
-    def share_spent(self) -> float:
-        """Of the time budget, 0 to 1."""
-        return min(1.0, self.telemetry.seconds / (60 * self.max_minutes))
+        self.share_spent = 0.0  # of the time budget, 0 to 1, by the rank whose clock is ahead
 
     def on_train_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         """A run that was cut off after its early stop has nothing left to train."""
         trainer.should_stop |= any(c.wait_count >= c.patience for c in trainer.early_stopping_callbacks)
 
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: LanguageModel, optimizer: Optimizer) -> None:
+        """The learning rate follows the share: every rank needs the same."""
+        if self.max_minutes is not None:
+            share = torch.tensor(self.telemetry.seconds / (60 * self.max_minutes), device=pl_module.device)
+            self.share_spent = min(1.0, float(trainer.strategy.reduce(share, reduce_op="max")))
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: LanguageModel, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not stepped(trainer, batch_idx):
-            return
-        stop = trainer.global_step >= self.max_steps
-        if not stop and self.max_minutes is not None:
-            stop = trainer.strategy.reduce_boolean_decision(self.share_spent >= 1, all=False)
-        trainer.should_stop |= stop
+        if stepped(trainer, batch_idx):
+            trainer.should_stop |= trainer.global_step >= self.max_steps or self.share_spent >= 1
 
 
 class Samples(Callback):

@@ -55,7 +55,10 @@ class Head:
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
     def align(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The last layer's, for more tokens if need be: their logits are −∞, where no cap makes them finite."""
+        """The last layer's, with tokens added until ``VOCABULARY`` divides their number; a bias of −∞ rules them out.
+
+        A cap would make their logits finite, so with one nothing is added.
+        """
         missing = -len(weight) % VOCABULARY.get(weight.device.type, VOCABULARY["cuda"])
         if not missing or self.cap is not None:
             return weight, bias
@@ -170,7 +173,7 @@ class ChunkedNLL(torch.autograd.Function):
                 for_w += logits.T @ rows
             if bias is not None:
                 for_b += logits.sum(0, dtype=torch.float32)
-        if len(w) > len(weight):  # otherwise no view: autograd adds a tied embedding's gradient to it in place
+        if len(w) > len(weight):  # else no view: autograd adds a tied embedding's gradient in place, but not to views
             for_w = for_w[: len(weight)]
         ctx.kept = [for_x.to(hidden.dtype), for_w.to(weight.dtype)]
         ctx.kept.append(None if bias is None else for_b[: len(weight)].to(bias.dtype))

@@ -9,8 +9,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed.fsdp import FSDPModule
 from transformers.activations import GELUActivation, GELUTanh, SiLUActivation
 
-# What is cheap, and whose own derivative needs what goes in, not what comes out; with the elements of an output from
-# which memory is worth the time, of which a GELU takes more for each.
+# Modules that are cheap to compute again and whose own derivative needs their argument, not their output, with the
+# number of elements of an output from which the memory saved is worth the time: for each a GELU takes longer.
 LARGE: dict[type[nn.Module], int] = {
     **dict.fromkeys((nn.GELU, nn.SiLU, GELUActivation, GELUTanh, SiLUActivation), 2**22),
     nn.LayerNorm: 2**20,
