@@ -241,22 +241,27 @@ ROWS += [prepare_wordpiece, prepare_again, batches_clm, batches_mlm, race_clm, r
 
 def measured(row: Row) -> dict[str, Any]:
     """Run the pairs; returns what is kept of the row."""
-    pairs = []
+    pairs, code = [], code_version()
     for number in range(row.pairs):
         pairs.append({name: run() for name, run in row.sides.items()})
         told = ", ".join(f"{name} {pairs[-1][name][row.shown]:,.4g}" for name in row.sides)
         print(f"  {number + 1}/{row.pairs}  {row.shown}: {told}", flush=True)
     figures = [{"what": f.what, "goal": f.goal, "values": [f.of(pair) for pair in pairs]} for f in row.figures]
     kept = {"workload": row.workload, "figures": figures, "shown": row.shown, "pairs": pairs}
-    return kept | {"on": machine(), "date": time.strftime("%Y-%m-%d"), "code": code_version()}
+    return kept | {"on": machine(), "date": time.strftime("%Y-%m-%d"), "code": code}
 
 
 def code_version() -> str:
     """The last commit that changed what is measured; with a plus where changes aren't committed."""
-    code = ["--", "train.py", "conf", "src", "benchmarks/*.py"]
-    git = ["git", "-C", str(inputs.ROOT)]
-    last = subprocess.run([*git, "log", "-1", "--format=%h", *code], capture_output=True, text=True).stdout.strip()
-    return last + ("+" if subprocess.run([*git, "diff", "--quiet", "HEAD", *code]).returncode else "")
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(inputs.ROOT), *arguments, "--", "train.py", "conf", "src", "benchmarks/*.py"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("log", "-1", "--format=%h") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "not kept"
 
 
 def met(goal: str, value: float) -> bool:

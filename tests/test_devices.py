@@ -226,7 +226,7 @@ def noting_rates(*arguments):
 def test_in_a_time_budget_all_ranks_have_the_same_rate(tiny_gpt2, text, tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "_rank", noting_rates)
     monkeypatch.setenv("RATES", str(tmp_path))
-    timed = ["hardware.devices=2", "trainer.max_steps=null", "trainer.max_minutes=0.05"]
+    timed = ["hardware.devices=2", "trainer.max_steps=null", "trainer.max_minutes=0.1"]
     run_job(compose(*settings(tiny_gpt2, text, tmp_path / "run", *timed)))
     first, second = ((tmp_path / rank).read_text().split() for rank in "01")
     assert first == second and len(set(first)) > 10

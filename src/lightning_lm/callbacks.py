@@ -30,23 +30,31 @@ class Budget(Callback):
 
     def __init__(self, telemetry: Telemetry, max_steps: int, max_minutes: float | None):
         self.telemetry, self.max_steps, self.max_minutes = telemetry, max_steps, max_minutes
-        self.share_spent = 0.0  # of the time budget, 0 to 1, by the rank whose clock is ahead
+        self.progress = 0.0  # of the run, 0 to 1, by steps or by time, whichever is ahead
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"progress": self.progress}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.progress = state_dict["progress"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
-        """A run that was cut off after its early stop has nothing left to train."""
-        trainer.should_stop |= any(c.wait_count >= c.patience for c in trainer.early_stopping_callbacks)
+        """A run that was cut off after its end or its early stop has nothing left to train."""
+        early = any(c.wait_count >= c.patience for c in trainer.early_stopping_callbacks)
+        trainer.should_stop |= early or self.progress >= 1
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: LanguageModel, optimizer: Optimizer) -> None:
-        """The learning rate follows the share: every rank needs the same."""
-        if self.max_minutes is not None:
-            share = torch.tensor(self.telemetry.seconds / (60 * self.max_minutes), device=pl_module.device)
-            self.share_spent = min(1.0, float(trainer.strategy.reduce(share, reduce_op="max")))
+        """With a time budget the learning rate follows the progress: the ranks agree on the clock that is ahead."""
+        share = 0.0 if self.max_minutes is None else self.telemetry.seconds / (60 * self.max_minutes)
+        if share and trainer.world_size > 1:
+            share = float(trainer.strategy.reduce(torch.tensor(share, device=pl_module.device), reduce_op="max"))
+        self.progress = min(1.0, max(share, (trainer.global_step + 1) / self.max_steps))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: LanguageModel, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if stepped(trainer, batch_idx):
-            trainer.should_stop |= trainer.global_step >= self.max_steps or self.share_spent >= 1
+            trainer.should_stop |= self.progress >= 1
 
 
 class Samples(Callback):

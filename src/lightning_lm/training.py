@@ -48,7 +48,7 @@ def build_module(cfg: schema.Config, parts: Parts, budget: Budget) -> LanguageMo
             warmup=schedule.warmup,
             decay=schedule.decay,
             total_steps=TIMED_STEPS if timed else parts.max_steps,
-            progress=(lambda: max(budget.share_spent, budget.telemetry.steps / parts.max_steps)) if timed else None,
+            progress=(lambda: budget.progress) if timed else None,
         )
         return optimizer, scheduler
 
