@@ -1,10 +1,7 @@
 """What can't work is refused: one line for each problem, with the setting, its value, and what to do."""
 
-import subprocess
-import sys
-
 import pytest
-from conftest import ROOT, compose
+from conftest import compose
 
 from lightning_lm.checks import check
 from lightning_lm.refusals import lines, remove_empty
@@ -216,15 +213,6 @@ def test_bugs_are_no_refusals():
         assert lines(error, []) == []
 
 
-def test_broken_recipe_is_named(tmp_path):
-    (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\noptimizer:\n  lrr: 3\n")
-    done = command(f"--config-dir={tmp_path}", "experiment=mine")
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("error: conf/experiment/mine.yaml: Key 'lrr' not in")
-
-
 def test_empty_folders_go_but_outputs_and_what_is_full_stay(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "outputs" / "a" / "b"
@@ -238,66 +226,3 @@ def test_empty_folders_go_but_outputs_and_what_is_full_stay(tmp_path, monkeypatc
     assert sorted((tmp_path / "outputs").rglob("*")) == [run.parent, run.parent / "kept"]
     remove_empty(tmp_path)
     assert tmp_path.exists()
-
-
-# ------------------------------------------------------------------------------------------- the real command line
-
-
-def command(*arguments: str, cwd=ROOT) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments], cwd=cwd, capture_output=True, text=True)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        (["optimizer.lrr=3"], "error: optimizer.lrr=3: no such setting; did you mean optimizer.lr?"),
-        (["optimizer.lr=-1"], "error: optimizer.lr=-1.0: out of range; give a positive number, such as 2e-5"),
-        (["seed=x"], "error: seed=x: not a whole number; give a whole number"),
-        (["foo"], "error: foo=: no value; write foo=VALUE"),
-        (["data=hub"], "error: data.path=null: no dataset; give an id of the Hub, such as Salesforce/wikitext"),
-    ],
-)
-def test_command_refuses_in_one_line_and_leaves_nothing(overrides, expected, tmp_path):
-    done = command(*overrides, cwd=tmp_path)
-    assert (done.returncode, done.stderr, done.stdout) == (2, expected + "\n", "")
-    assert list(tmp_path.glob("outputs/*")) == []
-
-
-def test_every_job_of_a_multirun_tells_its_own(tmp_path):
-    done = command("-m", "optimizer.lr=-1,-2", "logger=none", cwd=tmp_path)
-    assert done.returncode == 2
-    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert [line.split(":")[1].strip() for line in told] == ["optimizer.lr=-1.0", "optimizer.lr=-2.0"]
-    assert "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["experiment=quickstart", "--cfg", "job"]])
-def test_showing_is_no_run(arguments, tmp_path):
-    done = command(*arguments, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert ("python train.py" in done.stdout) == (arguments == ["--help"])
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("raised", "code", "stderr"),
-    [
-        ("KeyError('a bug')", 1, "KeyError: 'a bug'"),
-        ("OSError('disk full')", 1, "OSError: disk full"),
-        ("KeyboardInterrupt", 130, ""),
-        ("refuse('data.train', 'x', 'no such file', 'check the path')", 2, "error: data.train=x: no such file; check"),
-    ],
-)
-def test_what_a_run_raises(raised, code, stderr, tmp_path):
-    script = f"""import runpy, sys, types
-from lightning_lm.errors import refuse
-def train(config, **_):
-    raise {raised}
-sys.modules["lightning_lm.run"] = types.SimpleNamespace(train=train, logging_to=None)
-sys.argv = ["train.py"]
-runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")"""
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == code, done.stderr
-    assert stderr in done.stderr
-    assert ("Traceback" in done.stderr) == (code == 1)

@@ -1,7 +1,6 @@
 """The stream is, row after row, what the tokenizer gives; built once, and never half."""
 
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, BertTokenizer, GPT2Tokenizer
 from transformers.tokenization_python import PreTrainedTokenizer
 
-from lightning_lm.data.cache import build_once
 from lightning_lm.data.corpus import Corpus, text_corpus
 from lightning_lm.data.stream import TokenStream, _measure, _word_starts, tokenize, tokenizer_fingerprint
 from lightning_lm.errors import Refused
@@ -284,21 +282,3 @@ def test_two_processes_build_once_and_a_killed_one_leaves_nothing(tmp_path):
     assert told == {f"{20 * 50 * 7} {stale[0].stem}\n"}
     assert (tmp_path / "started").read_text() == "xx"  # the killed one, and one of the two
     assert not list(tmp_path.glob("tokens/*.tmp"))
-
-
-def test_a_failed_build_leaves_nothing(tmp_path):
-    def fail(folder: Path) -> None:
-        (folder / "half").write_text("x")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        build_once(tmp_path / "a" / "b", fail)
-    assert [path.name for path in (tmp_path / "a").iterdir() if path.is_dir()] == []
-    assert build_once(tmp_path / "a" / "b", lambda folder: None)
-    assert not build_once(tmp_path / "a" / "b", fail)
-
-
-def test_cache_that_can_not_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(Refused, match=f"data.cache_dir={tmp_path}/file/a: can't be written"):
-        build_once(tmp_path / "file" / "a" / "b", os.listdir)
