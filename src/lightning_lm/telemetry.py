@@ -45,7 +45,6 @@ class Telemetry(Callback):
         self._training_seconds = 0.0  # since this process began, without validation and checkpoints
         self._training_wait = 0.0  # of these
         self._resumed_at: float | None = None
-        self.steps = 0  # optimiser steps of the run
         self._timed = 0  # of this process
         self._logged = (0, 0.0, 0.0)  # tokens, training seconds and those of them spent waiting, at the last log
         self._waited = 0.0  # on the clock after the last step
@@ -108,7 +107,7 @@ class Telemetry(Callback):
     ) -> None:
         if not stepped(trainer, batch_idx):
             return
-        step = self.steps = trainer.global_step
+        step = trainer.global_step
         logs = step % self.every_n_steps == 0 or trainer.should_stop
         if logs or self._timed == WARM_UP_STEPS - 1:
             wait_for(pl_module.device)
