@@ -9,23 +9,20 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lightning_lm import sweep
-from lightning_lm.config import register, typed
-from lightning_lm.errors import Refused
-from lightning_lm.launch import Died, start
-from lightning_lm.refusals import end_job, report
+from lightning_lm.config.composition import register, typed
+from lightning_lm.config.explain import running_job, tell_and_exit_code
+from lightning_lm.launch import start
+from lightning_lm.sweeps.jobs import run_sweep_job
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float:
-    try:
+    with running_job():
         config = typed(cfg)
         folder = Path(HydraConfig.get().runtime.output_dir)  # in a multirun, the job's own
         config.run_dir = str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
         named = any(text.startswith("run_dir=") for text in HydraConfig.get().overrides.task)
-        return start(config, named) if HydraConfig.get().mode == RunMode.RUN else sweep.run(config)
-    except (Refused, Died) as problem:
-        end_job(problem)
+        return start(config, named) if HydraConfig.get().mode == RunMode.RUN else run_sweep_job(config)
 
 
 if __name__ == "__main__":
@@ -36,4 +33,4 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as problem:
-        sys.exit(report(problem))
+        sys.exit(tell_and_exit_code(problem))

@@ -39,7 +39,7 @@ def lines(source: str | None, split: str = "train") -> list[str]:
     """The lines of a text file, or, without one, of a split of the reference text that CPython carries."""
     if source is not None:
         return Path(source).read_text(encoding="utf-8").splitlines(keepends=True)
-    from lightning_lm.data.corpus import python_docs_corpus
+    from lightning_lm.data.corpora.python_docs import python_docs_corpus
 
     return [line for batch in python_docs_corpus().rows(split) for line in batch]
 

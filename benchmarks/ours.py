@@ -7,29 +7,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import inputs
 import lightning as L
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from measure import forget_peak_memory, peak_memory, tell
 
-from lightning_lm import build
-from lightning_lm.config import Config, register, typed
-from lightning_lm.data.module import TextDataModule
-from lightning_lm.evaluation import evaluate as score
-from lightning_lm.overrides import job
+from lightning_lm.config.composition import compose
+from lightning_lm.config.schema import Config
+from lightning_lm.data.datamodule import TextDataModule
+from lightning_lm.evaluation.perplexity import evaluate as score
+from lightning_lm.models.flops import peak_flops
 from lightning_lm.run import train
-from lightning_lm.speed import peak_flops
+from lightning_lm.training import components as build
 
 
 def settings(*overrides: str) -> Config:
     """What ``train.py`` hands to the library for these overrides."""
-    register()
-    with initialize_config_dir(str(inputs.ROOT / "conf"), version_base="1.3"):
-        cfg = compose("config", list(overrides), return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)
-    return typed(job(cfg))
+    return compose(*overrides)
 
 
 def of_text(objective: str, model: str, text: str, block: int, cache: str, *more: str, hardware: str = "cpu") -> Config:
@@ -102,8 +95,7 @@ def prepared(cfg: Config) -> tuple[TextDataModule, float, float]:
     began = time.perf_counter()
     tokenizer = build.build_tokenizer(cfg, None)
     loaded = time.perf_counter()
-    objective = build.build_objective(cfg.objective, tokenizer)
-    data = build.build_data(cfg, build.build_corpus(cfg.data), tokenizer, objective)
+    data = build.build_data(cfg, cfg.data.build(), tokenizer, cfg.objective.build(tokenizer))
     data.prepare_data()
     return data, loaded - began, time.perf_counter() - loaded
 

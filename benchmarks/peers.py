@@ -96,7 +96,7 @@ def steps(
     With ``keep``, glibc is told to keep freed blocks, as ``hardware=cpu`` does.
     """
     if keep:
-        from lightning_lm.memory import keep_freed_blocks
+        from lightning_lm.allocator import keep_freed_blocks
 
         keep_freed_blocks()
     tokenizer, clock = AutoTokenizer.from_pretrained(model), Clock()
@@ -110,10 +110,10 @@ def steps(
 
 def bare(model: str, text: str, batch: int, block: int, steps: int) -> dict[str, Any]:
     """The limit of causal training: our loss and GELU, batches ready in memory, nothing else between the steps."""
-    from lightning_lm.head import find_head
-    from lightning_lm.loss import labelled_nll
-    from lightning_lm.memory import keep_freed_blocks
-    from lightning_lm.model import fuse_gelu
+    from lightning_lm.allocator import keep_freed_blocks
+    from lightning_lm.models.activations import fuse_gelu
+    from lightning_lm.models.loss import labelled_nll
+    from lightning_lm.models.output_head import find_head
 
     keep_freed_blocks()
     with TemporaryDirectory() as cache:

@@ -100,8 +100,8 @@ def baseline(objective: str, train: str, test: str, steps: int, rate: float) -> 
     import peers
     from transformers import TrainerCallback
 
-    from lightning_lm import build
-    from lightning_lm.evaluation import evaluate
+    from lightning_lm.evaluation.perplexity import evaluate
+    from lightning_lm.training import components as build
 
     class Stopwatch(TrainerCallback):
         def on_step_begin(self, arguments: Any, state: Any, control: Any, **_: Any) -> None:

@@ -7,17 +7,14 @@ import threading
 from pathlib import Path
 
 import pytest
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from hypothesis import settings
 from tiny import write_bert, write_gpt2, write_text
 
-from lightning_lm.config import Config, register, typed
-from lightning_lm.overrides import job
+from lightning_lm.config.composition import compose, register
 
 ROOT = Path(__file__).parents[1]
 register()
+__all__ = ["ROOT", "compose"]
 
 settings.register_profile("any-machine", deadline=None)  # a busy one is no failure
 settings.load_profile("any-machine")
@@ -34,14 +31,6 @@ def pytest_sessionfinish(exitstatus: int) -> None:
     timer.daemon = True
     timer.start()
     faulthandler.dump_traceback_later(180, exit=True)  # where even that thread no longer runs
-
-
-def compose(*overrides: str) -> Config:
-    """What ``train.py`` hands to the library for these overrides."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = hydra_compose("config", list(overrides), return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)
-    return typed(job(cfg))
 
 
 @pytest.fixture(scope="session")

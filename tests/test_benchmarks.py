@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT
 from transformers import AutoTokenizer, default_data_collator
 
-from lightning_lm import build
+from lightning_lm.training import components as build
 
 BATCH, BLOCK = 8, 32
 WORKLOADS = ["mlm_small", "mlm_base", "clm_small", "clm_base", "clm_4096", "evaluate_clm", "evaluate_mlm", "prepare_10"]

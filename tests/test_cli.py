@@ -14,11 +14,14 @@ from omegaconf import OmegaConf
 from tiny import write_text
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-from lightning_lm import cli, hub, sources
-from lightning_lm.data.corpus import text_corpus
-from lightning_lm.data.stream import tokenize
+from lightning_lm import cli
+from lightning_lm.data.corpora.text_files import text_corpus
+from lightning_lm.data.schema import DataConfig
+from lightning_lm.data.token_stream import tokenize
 from lightning_lm.errors import refuse
-from lightning_lm.evaluation import evaluate
+from lightning_lm.evaluation.perplexity import evaluate
+from lightning_lm.hub import push as hub
+from lightning_lm.inference import sources
 from lightning_lm.objectives.clm import Clm
 
 PERPLEXITY = {"clm": "perplexity", "mlm": "masked-token perplexity"}
@@ -136,7 +139,7 @@ def test_an_encoder_of_sentences(capsys, tmp_path: Path):
 
 
 def test_evaluate_a_model_on_a_file(capsys, monkeypatch, tmp_path: Path, tiny_gpt2: Path, short_text: Path):
-    monkeypatch.setattr(sources.schema.DataConfig, "cache_dir", str(tmp_path / "unused"))
+    monkeypatch.setattr(DataConfig, "cache_dir", str(tmp_path / "unused"))
     tokenizer, model = AutoTokenizer.from_pretrained(tiny_gpt2), AutoModelForCausalLM.from_pretrained(tiny_gpt2)
     corpus = text_corpus({"train": [str(short_text)]}, validation_percent=None, test_percent=None, cache_dir=tmp_path)
     stream = tokenize(corpus, "train", tokenizer, separator="auto", word_starts=False, cache_dir=tmp_path)

@@ -14,9 +14,9 @@ from conftest import ROOT, compose
 from hub_files import write_small_gpt2, write_wikitext
 from hub_server import TOKEN, HubServer, read_folder
 
-from lightning_lm import hub
 from lightning_lm import run as runs
 from lightning_lm.errors import Refused, refuse
+from lightning_lm.hub.access import check_before_training
 
 REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"
 SMALL = ["trainer.max_steps=2", "trainer.limit_val_batches=2", "trainer.limit_test_batches=2"]
@@ -130,7 +130,7 @@ def test_without_a_hub_and_caches_one_line_names_the_ways_on(tmp_path):
 
 def refused(models: dict[str, str], repo: str | None, online: bool) -> list[str]:
     with pytest.raises(Refused) as error:
-        hub.check_before_training(models, repo, online=online)
+        check_before_training(models, repo, online=online)
     return str(error.value).splitlines()
 
 
@@ -151,15 +151,15 @@ def test_what_the_hub_can_not_do_is_refused_before_training(tmp_path, monkeypatc
     assert "nobody is logged in" in told[-1]
     (tmp_path / "models--org--model" / "snapshots").mkdir(parents=True)
     assert "org/tokenizer" in "".join(refused(models, None, online=False))
-    hub.check_before_training({"model.name_or_path": "org/model"}, None, online=False)
-    hub.check_before_training(models, None, online=True)
+    check_before_training({"model.name_or_path": "org/model"}, None, online=False)
+    check_before_training(models, None, online=True)
     with HubServer() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         for token in ("hf_wrong", TOKEN):
             monkeypatch.setattr("huggingface_hub.get_token", lambda token=token: token)
             monkeypatch.setattr("huggingface_hub.hf_api.get_token", lambda token=token: token)
             if token == TOKEN:
-                hub.check_before_training({}, "tester/model", online=True)
+                check_before_training({}, "tester/model", online=True)
             else:
                 assert "the token isn't valid" in refused({}, "tester/model", online=True)[0]
 

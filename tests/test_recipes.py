@@ -17,11 +17,13 @@ from lightning.pytorch.strategies import DDPStrategy
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoTokenizer
 
-from lightning_lm import build, tracking, training
 from lightning_lm.errors import Refused
+from lightning_lm.hub.verify import reload
 from lightning_lm.run import train
-from lightning_lm.sharding import ShardedStrategy
-from lightning_lm.verify import reload
+from lightning_lm.runs import tracking
+from lightning_lm.training import components as build
+from lightning_lm.training import trainer as training
+from lightning_lm.training.fsdp import ShardedStrategy
 
 WIDTHS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 FAMILIES = {  # class → its config's fields, besides the vocabulary
@@ -118,8 +120,7 @@ def parts_of(stand_ins, local) -> Callable[..., tuple]:
 
 def check_optimizer(job, parts, run: Path, optimizer: str) -> None:
     """The optimizer holds each parameter exactly once; where all have a gradient, a step changes all."""
-    _, _, budget = training.build_callbacks(job, parts, run)
-    module = training.build_module(job, parts, budget)
+    module = training.build_module(job, parts, training.build_callbacks(job, parts, run).budget)
     made, scheduler = module.configure(parts.model)
     held = [id(p) for group in made.param_groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in parts.model.parameters())
@@ -166,13 +167,13 @@ def test_distilbert_by_its_folder(stand_ins, local, tmp_path):
 def test_every_corpus(option, wikitext, local):
     folder, rows = wikitext
     if option == "text":
-        corpus = build.build_corpus(compose(*local).data)
+        corpus = compose(*local).data.build()
     elif option == "python_docs":
-        corpus = build.build_corpus(compose("data=python_docs").data)
+        corpus = compose("data=python_docs").data.build()
     else:
         name = {"hub": "wikitext-2-raw-v1"}.get(option) or compose(f"data={option}").data.name
         overrides = [f"data.path={folder}", f"data.name={name}", "data.revision=null"]
-        corpus = build.build_corpus(compose(f"data={option}", *overrides).data)
+        corpus = compose(f"data={option}", *overrides).data.build()
         for split, expected in rows.items():
             assert list(chain.from_iterable(corpus.rows(split))) == expected
     assert set(corpus.keys) == {"train", "validation", "test"}
@@ -182,7 +183,7 @@ def test_every_corpus(option, wikitext, local):
 @pytest.mark.parametrize("option", options("scheduler"))
 def test_every_scheduler(option, parts_of, tmp_path):
     job, parts = parts_of(f"scheduler={option}", "optimizer.lr=1", "trainer.max_steps=10")
-    _, _, budget = training.build_callbacks(job, parts, tmp_path)
+    budget = training.build_callbacks(job, parts, tmp_path).budget
     optimizer, scheduler = training.build_module(job, parts, budget).configure(parts.model)
     rates = []
     for _ in range(11):
@@ -205,7 +206,7 @@ def test_every_hardware(option, parts_of, tmp_path):
         return
     if wanted.nodes == 1:
         job, parts = parts_of(f"hardware={option}", "trainer.max_steps=1")
-        callbacks, _, _ = training.build_callbacks(job, parts, tmp_path)
+        callbacks = training.build_callbacks(job, parts, tmp_path)
         trainer = training.build_trainer(job, parts, tmp_path, callbacks, [])
         expected = accelerators.CUDAAccelerator if cuda and option != "cpu" else accelerators.CPUAccelerator
         assert isinstance(trainer.accelerator, expected)
@@ -214,7 +215,7 @@ def test_every_hardware(option, parts_of, tmp_path):
 @pytest.mark.parametrize("option", options("logger"))
 def test_every_logger(option, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    loggers = training.build_loggers(compose(f"logger={option}"), {"seed": 0}, tmp_path, "abcd1234")
+    loggers = training.build_loggers(compose(f"logger={option}"), tmp_path, "abcd1234")
     tracking.finish_wandb({"status": "finished"})
     assert [type(logger).__name__ for logger in loggers] == ["RunFolderLogger", "WandbLogger"][: len(loggers)]
     assert len(list(tmp_path.glob("wandb/offline-run-*-abcd1234"))) == len(loggers) - 1 == (option == "wandb")
@@ -223,15 +224,15 @@ def test_every_logger(option, tmp_path, monkeypatch):
 @pytest.mark.parametrize("option", options("debug"))
 def test_every_debug(option, parts_of, tmp_path):
     job, parts = parts_of(f"debug={option}", "hardware=cpu")
-    callbacks, _, _ = training.build_callbacks(job, parts, tmp_path)
-    trainer = training.build_trainer(job, parts, tmp_path, callbacks, training.build_loggers(job, {}, tmp_path, ""))
+    callbacks = training.build_callbacks(job, parts, tmp_path)
+    trainer = training.build_trainer(job, parts, tmp_path, callbacks, training.build_loggers(job, tmp_path, ""))
     assert trainer.max_steps == {"one_step": 1, "overfit": 100, "profiler": 20}[option]
     assert isinstance(trainer.profiler, profilers.PyTorchProfiler) == (option == "profiler")
 
 
 def test_no_axis_is_left_out():
     assert (options("objective"), options("trainer")) == (["clm", "mlm"], ["default"])  # any run has one of each
-    tested = {"model", "data", "optimizer", "scheduler", "hardware", "logger", "debug", "experiment"}
+    tested = {"model", "data", "optimizer", "scheduler", "hardware", "logger", "callbacks", "debug", "experiment"}
     elsewhere = {"objective", "trainer", "sweep", "hydra"}  # the last two: test_sweeps
     assert tested | elsewhere == {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
 

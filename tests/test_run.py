@@ -9,12 +9,14 @@ import pytest
 import torch
 from conftest import compose
 
-from lightning_lm import build, speed, telemetry
-from lightning_lm.checkpoint import AtomicCheckpointIO
-from lightning_lm.data.module import Batches
+from lightning_lm.data.batches import Batches
 from lightning_lm.errors import Diverged, Refused
-from lightning_lm.module import LanguageModel
 from lightning_lm.run import train
+from lightning_lm.training import components as build
+from lightning_lm.training import telemetry
+from lightning_lm.training import throughput as speed
+from lightning_lm.training.checkpoint_io import AtomicCheckpointIO
+from lightning_lm.training.module import LanguageModel
 
 FILES = (
     "checkpoints config.yaml environment.json export export_check.json ledger.json metrics.csv plots samples.csv "

@@ -32,8 +32,8 @@ def write_text(path: Path, lines: int = 800, seed: int = 0) -> Path:
 
 def write_gpt2(folder: Path, text: Path, dropout: float = 0.0) -> Path:
     """A random two-layer GPT-2 with a byte-level BPE of 384 tokens."""
-    from lightning_lm.data.corpus import text_corpus
-    from lightning_lm.data.tokenizers import train_tokenizer
+    from lightning_lm.data.corpora.text_files import text_corpus
+    from lightning_lm.data.tokenizer_training import train_tokenizer
 
     corpus = text_corpus(
         {"train": [str(text)]}, validation_percent=None, test_percent=None, cache_dir=folder.parent / "cache"

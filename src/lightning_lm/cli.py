@@ -9,20 +9,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from lightning_lm import sources
-from lightning_lm.errors import Problem, Refused, nearest, refuse
-from lightning_lm.rules import COUNT, positive
+from lightning_lm.constraints import COUNT, SEED, Constraint, at_least, positive
+from lightning_lm.errors import Problem, Refused
 
 # torch, transformers and their friends take seconds to import: only the commands do it, once the arguments are right.
 
 SAMPLING = {"temperature": 0.8, "top_k": 50, "top_p": 1.0}  # where not given
-RULES = {
+CONSTRAINTS = {
     **dict.fromkeys(("max_new_tokens", "num_samples", "guesses", "stride", "batch_size"), COUNT),
-    "temperature": (positive, "a positive number, or --greedy"),
-    "top_k": (lambda v: v >= 0, "0 or more"),
-    "top_p": (lambda v: 0 < v <= 1, "a number above 0, at most 1"),
-    "seed": (lambda v: 0 <= v < 2**32, f"0 to {2**32 - 1}"),
-    "block_size": (lambda v: v >= 2, "2 or more tokens"),
+    "temperature": positive(", or --greedy"),
+    "top_k": at_least(0),
+    "top_p": Constraint(lambda value: 0 < value <= 1, "a number above 0, at most 1"),
+    "seed": SEED,
+    "block_size": at_least(2, " tokens"),
 }
 OPTIONS = {"guesses": "top_k"}  # how users know them, where it differs
 
@@ -36,8 +35,8 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(prog="lightning-lm", description="Use, measure and publish language models.", allow_abbrev=False)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(act: Callable[[argparse.Namespace], None], name: str, what: str, model: str = "RUN|MODEL") -> Parser:
-        sub = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
+    def command(act: Callable[[argparse.Namespace], None], name: str, about: str, model: str = "RUN|MODEL") -> Parser:
+        sub = commands.add_parser(name, help=about, description=about, allow_abbrev=False)
         sub.add_argument("model", metavar=model, help="a run folder" + ", a model folder, or a Hub id" * ("|" in model))
         sub.set_defaults(act=act)
         return sub
@@ -74,8 +73,8 @@ def parser() -> argparse.ArgumentParser:
     add("--private", action="store_true", help="make a new repository private")
     add("--dry-run", action="store_true", help="verify, write the model card, send nothing")
 
-    what = "compare runs: a page, its pictures, and the best run as a recipe"
-    sub = commands.add_parser("report", help=what, description=what, allow_abbrev=False)
+    about = "compare runs: a page, its pictures, and the best run as a recipe"
+    sub = commands.add_parser("report", help=about, description=about, allow_abbrev=False)
     sub.add_argument("folders", metavar="FOLDER", type=Path, nargs="+", help="a run's or a sweep's")
     sub.add_argument("--output", metavar="PATH", type=Path, help="default: report.html, in the folder where it is one")
     sub.add_argument("--recipe", metavar="NAME", help="conf/experiment/NAME.yaml; default: after the folder")
@@ -93,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
             args.act(args)
             sys.stdout.flush()
     except Refused as error:
-        from lightning_lm.refusals import lines
+        from lightning_lm.config.explain import lines
 
         sys.stderr.writelines(f"error: {line}\n" for line in lines(error))
         return 2
@@ -108,7 +107,10 @@ def main(argv: list[str] | None = None) -> int:
 def check(args: argparse.Namespace) -> None:
     """Raises Refused with all that can be told from the arguments alone."""
     given = {name: value for name, value in vars(args).items() if value is not None}
-    wrong = {n: ("out of range", f"give {RULES[n][1]}") for n in given if n in RULES and not RULES[n][0](given[n])}
+    wrong: dict[str, tuple[str, str]] = {}  # argument → the problem and the remedy
+    for name in filter(CONSTRAINTS.get, given):
+        if not CONSTRAINTS[name].holds(given[name]):
+            wrong[name] = "out of range", f"give {CONSTRAINTS[name].right}"
     if given.get("greedy"):
         drawn = [n for n in given if n in SAMPLING or (n == "num_samples" and args.num_samples > 1)]
         wrong |= dict.fromkeys(drawn, ("--greedy leaves nothing to draw", "leave out one of the two"))
@@ -116,7 +118,7 @@ def check(args: argparse.Namespace) -> None:
         wrong["json"] = ("can't be written", "give a file in a folder that exists, or -")
     if wrong:
         names = {name: "--" + OPTIONS.get(name, name).replace("_", "-") for name in wrong}
-        raise Refused(*(Problem(names[name], given[name], *why) for name, why in wrong.items()))
+        raise Refused(*(Problem(names[name], given[name], *reason) for name, reason in wrong.items()))
 
 
 @contextmanager
@@ -131,17 +133,20 @@ def log_to_stderr() -> Iterator[None]:
 
 
 def generate(args: argparse.Namespace) -> None:
-    model, tokenizer, _, _ = sources.open_model(args.model, "clm", strict=True)
-    from lightning_lm import inference
+    from lightning_lm.inference.sources import open_model
 
-    prompts = inference.encode_prompts(model, tokenizer, args.prompt, args.max_new_tokens)
-    drawing = {n: default if getattr(args, n) is None else getattr(args, n) for n, default in SAMPLING.items()}
-    drawing |= {"max_new_tokens": args.max_new_tokens, "greedy": args.greedy}
+    opened = open_model(args.model, "clm", strict=True)
+    from lightning_lm.inference.generation import write_continuation
+    from lightning_lm.objectives.clm import encode_prompts
+
+    prompts = encode_prompts(opened.model, opened.tokenizer, args.prompt, args.max_new_tokens)
+    options = {n: default if getattr(args, n) is None else getattr(args, n) for n, default in SAMPLING.items()}
+    options |= {"max_new_tokens": args.max_new_tokens, "greedy": args.greedy}
     for number, ids in enumerate(prompts, 1):
         for sample in range(args.num_samples):
             if len(prompts) * args.num_samples > 1:
                 print(f"=== prompt {number}, sample {sample + 1} ===")
-            inference.generate(model, tokenizer, ids, show, seed=args.seed + sample, **drawing)
+            write_continuation(opened.model, opened.tokenizer, ids, show, seed=args.seed + sample, **options)
 
 
 def show(text: str) -> None:
@@ -149,62 +154,36 @@ def show(text: str) -> None:
 
 
 def fill_mask(args: argparse.Namespace) -> None:
-    model, tokenizer, _, _ = sources.open_model(args.model, "mlm", strict=True)
-    from lightning_lm import inference
+    from lightning_lm.inference.sources import open_model
 
-    for text, ids in zip(args.text, inference.encode_masked(model, tokenizer, args.text), strict=True):
+    opened = open_model(args.model, "mlm", strict=True)
+    from lightning_lm.objectives.mlm import encode_masked, guesses
+
+    for text, ids in zip(args.text, encode_masked(opened.model, opened.tokenizer, args.text), strict=True):
         print(text)
-        for number, row in enumerate(inference.guesses(model, tokenizer, ids, args.guesses), 1):
-            for rank, (token, share) in enumerate(row):
-                print(f"{f'mask {number}' if rank == 0 else '':<10}{share:>7.2%}  {token.strip()}")
+        for number, row in enumerate(guesses(opened.model, opened.tokenizer, ids, args.guesses), 1):
+            for rank, (token, probability) in enumerate(row):
+                print(f"{f'mask {number}' if rank == 0 else '':<10}{probability:>7.2%}  {token.strip()}")
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    _, own = sources.locate(args.model)
-    hub = {"text_column": args.text_column, "name": args.name, "revision": args.revision}
-    data = sources.data_config(args.data, args.split, own and own.data, separator=args.separator, **hub)
-    model, tokenizer, objective, _ = sources.open_model(args.model, args.objective, False, getattr(data, "path", None))
-    from lightning_lm import build, evaluation, inference
-    from lightning_lm.data.stream import tokenize
+    from lightning_lm.evaluation.scoring import evaluate_model
 
-    limit = inference.positions(model)
-    block_size = args.block_size or (own.data.block_size if own else min(limit or 1024, 1024))
-    if limit is not None and block_size > limit:
-        raise refuse("--block-size", block_size, f"the model has only {limit} positions", "lower it")
-    stride = evaluation.check_windows(objective, block_size, args.stride)
-    masking, cache_dir = getattr(objective, "masking", None), Path(data.cache_dir).expanduser()
-    how = {"separator": data.separator, "word_starts": bool(masking and masking.whole_word), "cache_dir": cache_dir}
-    split = "train" if args.data and isinstance(data, sources.schema.TextDataConfig) else args.split
-    try:
-        corpus = build.build_corpus(data)
-        if split not in corpus.keys:
-            raise refuse("--split", split, "the data has no such split", nearest(split, list(corpus.keys)))
-        stream = tokenize(corpus, split, tokenizer, **how)
-    except Refused as error:
-        raise (sources.as_typed(error, split) if args.data else error) from None
-    sizes = {"block_size": block_size, "stride": stride}
-    pace = {"batch_size": args.batch_size, "device": model.device}
-    figures = evaluation.evaluate(model, tokenizer, objective, stream, **sizes, **pace)
-    what = {"model": args.model, "objective": objective.name, "data": args.data, "split": args.split}
-    facts = evaluation.as_json({**what, **sizes, **figures})
-    if args.json == "-":
-        print(facts)
-        return
-    text = args.data or "the run's own data"
-    print(f"{args.model} on {text}, {args.split}: windows of {block_size} tokens that advance by {stride}")
-    print(evaluation.table(figures, objective))
-    if args.json:
-        Path(args.json).write_text(facts + "\n", encoding="utf-8")
+    names = ("block_size", "stride", "objective", "batch_size", "separator", "text_column", "name", "revision")
+    evaluation = evaluate_model(args.model, args.data, args.split, **{name: getattr(args, name) for name in names})
+    print(evaluation.as_json() if args.json == "-" else evaluation)
+    if args.json not in (None, "-"):
+        Path(args.json).write_text(evaluation.as_json() + "\n", encoding="utf-8")
 
 
 def push(args: argparse.Namespace) -> None:
-    from lightning_lm import hub
+    from lightning_lm.hub.push import push
 
-    print(hub.push(Path(args.model).expanduser(), args.repo, private=args.private, dry_run=args.dry_run))
+    print(push(Path(args.model).expanduser(), args.repo, private=args.private, dry_run=args.dry_run))
 
 
 def report(args: argparse.Namespace) -> None:
-    from lightning_lm import report
+    from lightning_lm.report.page import report
 
     output = args.output or (args.folders[0] if len(args.folders) == 1 else Path()) / "report.html"
-    print(report.report(args.folders, output, args.recipe))
+    print(report(args.folders, output, args.recipe))

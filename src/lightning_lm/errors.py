@@ -6,26 +6,35 @@ from difflib import get_close_matches
 
 @dataclass(frozen=True)
 class Problem:
-    """One reason why a run can't be done: the setting, its value, what is wrong, and what to do about it."""
+    """One reason why a run can't be done: the setting, its value, what is wrong, and what to do about it.
+
+    ``meant`` is the full name of the setting that a misspelt one was perhaps meant to be.
+    """
 
     setting: str
     value: object
     wrong: str
     remedy: str
+    meant: str | None = None
 
     def __str__(self) -> str:
         return f"{self.setting}={self.value}: {self.wrong}; {self.remedy}"
 
 
 class Refused(Exception):
-    """Raised before anything is spent or written; carries every problem found, each shown as one line."""
+    """Raised before anything is spent or written; carries every problem found, each shown as one line.
+
+    ``reported`` is set once the user has read it: a job of a multirun reports its own, and Hydra raises the first
+    job's error again at the end. Both attributes survive the way from one process to another.
+    """
 
     def __init__(self, *problems: Problem):
         self.problems = problems
+        self.reported = False
         super().__init__("\n".join(map(str, problems)))
 
     def __reduce__(self):
-        return Refused, self.problems
+        return Refused, self.problems, {"reported": self.reported}
 
 
 def refuse(setting: str, value: object, wrong: str, remedy: str) -> Refused:
@@ -44,3 +53,14 @@ class Diverged(Refused):
 
     def __init__(self, setting: str, value: object, wrong: str):
         super().__init__(Problem(setting, value, wrong, "lower the rate, or warm up longer"))
+
+
+class Died(Exception):
+    """A process of the job ended early, and its last words are on the console. ``code`` is the command's exit code."""
+
+    def __init__(self, message: str, code: int):
+        self.code = code
+        super().__init__(message)
+
+    def __reduce__(self):
+        return Died, (*self.args, self.code)

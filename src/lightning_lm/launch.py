@@ -14,27 +14,18 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
-from lightning_lm.checks import check
-from lightning_lm.config import Config, Strategy
-from lightning_lm.errors import Problem, Refused, refuse
-from lightning_lm.folder import read_json
-from lightning_lm.run import logging_to, train
+from lightning_lm.config.schema import Config, Strategy
+from lightning_lm.config.validation import check
+from lightning_lm.errors import Died, Problem, Refused, refuse
+from lightning_lm.logs import logging_to
+from lightning_lm.run import train
+from lightning_lm.runs.folder import read_json
 
 log = logging.getLogger(__name__)
 
-PRELOADED = ["lightning_lm.build", "lightning_lm.export", "lightning_lm.plots", "lightning_lm.training", "wandb"]
+
+PRELOADED = ["lightning_lm.training.trainer", "lightning_lm.runs.export", "lightning_lm.runs.plots", "wandb"]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-
-
-class Died(Exception):
-    """A process of the job ended early; what it said is told already. ``code`` is the exit code for the command."""
-
-    def __init__(self, message: str, code: int):
-        self.code = code
-        super().__init__(message)
-
-    def __reduce__(self):
-        return Died, (*self.args, self.code)
 
 
 def start(job: Config, named: bool) -> float:
@@ -66,15 +57,15 @@ def launched(environ: Mapping[str, str]) -> int | None:
 
 def check_launched(job: Config, processes: int, named: bool) -> None:
     devices, nodes = job.hardware.devices, job.hardware.nodes
-    found = []
+    problems = []
     if devices * nodes != processes:
         wrong = f"with hardware.nodes={nodes} that makes {devices * nodes} processes, but {processes} were started"
-        found.append(Problem("hardware.devices", devices, wrong, "give torchrun or srun the same numbers"))
+        problems.append(Problem("hardware.devices", devices, wrong, "give torchrun or srun the same numbers"))
     if not named:
         wrong = "each process would take another time for its name"
-        found.append(Problem("run_dir", job.run_dir, wrong, "name it: run_dir=outputs/NAME, the same on all nodes"))
-    if found:
-        raise Refused(*found)
+        problems.append(Problem("run_dir", job.run_dir, wrong, "name it: run_dir=outputs/NAME, the same on all nodes"))
+    if problems:
+        raise Refused(*problems)
 
 
 def run_job(job: Config, run_test: bool = True) -> float:
@@ -122,14 +113,14 @@ def run_job(job: Config, run_test: bool = True) -> float:
     try:
         with own_signal_handlers():
             return elastic_launch(config, _rank)(job, run_test, errors, place)[0]
-    except SignalException as told:
-        raise SystemExit(128 + told.sigval) from None
+    except SignalException as error:
+        raise SystemExit(128 + error.sigval) from None
     except ChildFailedError as error:
         raise _cause(run, errors, *error.get_first_failure()) from None
 
 
 def _rank(job: Config, run_test: bool, errors: SimpleQueue, place: tuple[str, dict[str, str], list[str], int]) -> float:
-    """One rank's part; ``errors`` gets what went wrong, as a refusal or a text."""
+    """One rank's part; ``errors`` gets its refusal, or the text of another exception."""
     folder, environ, sys.argv, parent = place
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     os.chdir(folder)
@@ -162,18 +153,18 @@ def _cause(run: Path, errors: SimpleQueue, rank: int, failure: Any) -> BaseExcep
     if code in (130, 143):
         return SystemExit(code)
     if code < 0:
-        how = f"rank {rank} (pid {failure.pid}) was killed by {signal.Signals(-code).name}"
+        message = f"rank {rank} (pid {failure.pid}) was killed by {signal.Signals(-code).name}"
         with logging_to(run / "train.log") as keep:
             if run.exists():
                 keep()
-            log.error("%s", how)
-        return Died(how, 128 - code)
+            log.error("%s", message)
+        return Died(message, 128 - code)
     if errors.empty():  # it ended before _rank began
         return Died(f"rank {rank} did not start", code)
-    rank, what = errors.get()
-    if isinstance(what, Refused):
-        return what
-    sys.stderr.write(f"rank {rank}: {what}")
+    rank, reason = errors.get()
+    if isinstance(reason, Refused):
+        return reason
+    sys.stderr.write(f"rank {rank}: {reason}")
     return Died(f"rank {rank} failed", code)
 
 

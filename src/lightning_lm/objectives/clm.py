@@ -6,53 +6,127 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedTokenizerBase
+from transformers.generation.streamers import BaseStreamer
 
-from lightning_lm.data.blocks import Taken
+from lightning_lm.data.windows import WindowBatch
+from lightning_lm.errors import Problem, Refused, refuse
+from lightning_lm.models.loading import positions
+from lightning_lm.objectives.facts import CLM, ObjectiveFacts
+from lightning_lm.objectives.objective import Objective, shortened
 
 
 @dataclass
-class Clm:
+class Clm(Objective):
     prompts: list[str] = field(default_factory=list)
     preview_tokens: int = 40
+    facts: ObjectiveFacts = CLM
 
-    name = "clm"
-    auto_class = "AutoModelForCausalLM"
-    perplexity_label = "perplexity"
     text_metrics = True
 
     def stride(self, block_size: int) -> int:
         return block_size - 1  # a window's first token is only context
 
-    def labelled(self, taken: Taken, key: np.uint64, word_starts: np.ndarray | None) -> np.ndarray:
-        labelled = np.zeros_like(taken.scored)
-        labelled[:, :-1] = taken.scored[:, 1:]
+    def labelled(self, windows: WindowBatch, key: np.uint64, word_starts: np.ndarray | None) -> np.ndarray:
+        labelled = np.zeros_like(windows.scored)
+        labelled[:, :-1] = windows.scored[:, 1:]
         return labelled
 
-    def collate(self, taken: Taken, key: np.uint64, word_starts: np.ndarray | None) -> dict[str, np.ndarray]:
-        following = np.roll(taken.tokens, -1, axis=1)
+    def collate(self, windows: WindowBatch, key: np.uint64, word_starts: np.ndarray | None) -> dict[str, np.ndarray]:
+        following = np.roll(windows.tokens, -1, axis=1)
         return {
-            "input_ids": taken.tokens,
-            "labels": np.where(self.labelled(taken, key, word_starts), following, -100),
+            "input_ids": windows.tokens,
+            "labels": np.where(self.labelled(windows, key, word_starts), following, -100),
         }
 
-    def preview(self, model: nn.Module, tokenizer: Any, seed: int) -> list[str]:
+    def check_model(self, model: nn.Module) -> None:
+        if _sees_the_future(model):
+            wrong = f"{model.config.model_type} looks at the tokens that it should predict"
+            raise refuse("objective", "clm", wrong, "set model.config.is_decoder=true, or objective=mlm")
+
+    def check_prompts(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+        encode_prompts(model, tokenizer, self.prompts, new_tokens=1)
+
+    def preview(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[str]:
+        texts, limit = [], positions(model)
         with torch.random.fork_rng():  # sampling must not move the generators that dropout uses
             torch.manual_seed(seed)
-            return [continuation(model, tokenizer, prompt, self.preview_tokens) for prompt in self.prompts]
+            for prompt in self.prompts:
+                ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+                room = self.preview_tokens if limit is None else min(self.preview_tokens, limit - len(ids))
+                out = continue_prompt(model, tokenizer, ids, max_new_tokens=room, top_k=50, temperature=0.8)
+                texts.append(tokenizer.decode(out, skip_special_tokens=True))
+        return texts
 
 
-def continuation(model: nn.Module, tokenizer: Any, prompt: str, new_tokens: int) -> str:
-    """The prompt and ``new_tokens`` sampled after it (top-k 50, temperature 0.8)."""
-    inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).to(model.device)
-    ids = inputs["input_ids"]
-    positions = getattr(model.config, "max_position_embeddings", None) or ids.shape[1] + new_tokens
+@torch.no_grad()
+def _sees_the_future(model: nn.Module) -> bool:
+    """Whether outputs change when a later token does, on a short probe."""
+    training = model.training
+    model.eval()
+    ids = torch.arange(8).repeat(2, 1) % model.get_input_embeddings().num_embeddings
+    ids[1, -1] = 0
+    first, second = model(input_ids=ids).logits[:, :-1]
+    model.train(training)
+    return not torch.allclose(first, second, atol=1e-4)
+
+
+def encode_prompts(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: list[str], new_tokens: int
+) -> list[list[int]]:
+    """The prompts' tokens, each with room for ``new_tokens`` after it.
+
+    What the tokenizer adds before a text is kept, what it adds after one isn't: the text shall go on. An empty prompt
+    becomes the token that begins or ends a text.
+
+    Raises:
+        Refused: for each prompt that is too long, or empty where the tokenizer has no such token.
+    """
+    encoded, problems = [], []
+    limit = positions(model)
+    for prompt in prompts:
+        inputs = tokenizer(prompt, return_special_tokens_mask=True, verbose=False)
+        ids, added = inputs["input_ids"], inputs["special_tokens_mask"]
+        while ids and added[len(ids) - 1]:
+            ids.pop()
+        begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        if not ids and begin is None:
+            problems.append(Problem("prompt", repr(prompt), "the tokenizer has no token to begin with", "give a text"))
+        encoded.append(ids or [begin])
+        if limit is not None and len(encoded[-1]) + new_tokens > limit:
+            wrong = f"{len(encoded[-1])} tokens and {new_tokens} new ones exceed the model's {limit} positions"
+            problems.append(Problem("prompt", repr(shortened(prompt)), wrong, "shorten it, or lower max-new-tokens"))
+    if problems:
+        raise Refused(*problems)
+    return encoded
+
+
+def continue_prompt(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: list[int],
+    *,
+    max_new_tokens: int,
+    greedy: bool = False,
+    streamer: BaseStreamer | None = None,
+    **drawing: Any,
+) -> list[int]:
+    """The prompt ``ids`` (not empty) and the tokens that the model puts after it.
+
+    Args:
+        greedy: always take the likeliest token; ``drawing`` has no effect then.
+        streamer: gets the tokens as they come.
+        drawing: ``temperature``, ``top_k`` (draw from so many likeliest tokens; 0: from all) and ``top_p`` (from the
+            likeliest that together have this probability), as transformers' ``generate`` has them.
+    """
+    tokens = torch.tensor([ids], device=model.device)
     out = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=min(new_tokens, positions - ids.shape[1]),
-        do_sample=True,
-        top_k=50,
-        temperature=0.8,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        max_new_tokens=max_new_tokens,
+        do_sample=not greedy,
+        pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        streamer=streamer,
+        **(dict.fromkeys(drawing) if greedy else drawing),
     )
-    return tokenizer.decode(out[0], skip_special_tokens=True)
+    return out[0].tolist()

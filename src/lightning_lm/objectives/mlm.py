@@ -1,57 +1,106 @@
 """Masked language modelling: outputs at corrupted positions predict the original token (Devlin et al., 2019)."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
-from lightning_lm.data.blocks import Taken
-from lightning_lm.data.masks import Masking, word_heads
-
-PLACEHOLDER = "<mask>"  # in prompts, whatever the tokenizer's own mask token is
+from lightning_lm.data.masking import Masking, word_heads
+from lightning_lm.data.windows import WindowBatch
+from lightning_lm.errors import Problem, Refused
+from lightning_lm.models.loading import positions
+from lightning_lm.objectives.facts import MLM, PLACEHOLDER, ObjectiveFacts
+from lightning_lm.objectives.objective import Objective, shortened
 
 
 @dataclass
-class Mlm:
+class Mlm(Objective):
     masking: Masking
     prompts: list[str] = field(default_factory=list)
+    facts: ObjectiveFacts = MLM
 
-    name = "mlm"
-    auto_class = "AutoModelForMaskedLM"
-    perplexity_label = "masked-token perplexity"
     text_metrics = False
+
+    @property
+    def needs_word_starts(self) -> bool:
+        return self.masking.whole_word
 
     def stride(self, block_size: int) -> int:
         return block_size
 
-    def labelled(self, taken: Taken, key: np.uint64, word_starts: np.ndarray | None) -> np.ndarray:
-        units = taken.positions
+    def labelled(self, windows: WindowBatch, key: np.uint64, word_starts: np.ndarray | None) -> np.ndarray:
+        units = windows.positions
         if self.masking.whole_word:
             units = word_heads(word_starts, np.minimum(units, len(word_starts) - 1))
-        return self.masking.chosen(taken.tokens, units, key) & taken.scored
+        return self.masking.chosen(windows.tokens, units, key) & windows.scored
 
-    def collate(self, taken: Taken, key: np.uint64, word_starts: np.ndarray | None) -> dict[str, np.ndarray]:
-        labelled = self.labelled(taken, key, word_starts)
+    def collate(self, windows: WindowBatch, key: np.uint64, word_starts: np.ndarray | None) -> dict[str, np.ndarray]:
+        labelled = self.labelled(windows, key, word_starts)
         return {
-            "input_ids": self.masking.corrupt(taken.tokens, taken.positions, labelled, key),
-            "labels": np.where(labelled, taken.tokens, -100),
+            "input_ids": self.masking.corrupt(windows.tokens, windows.positions, labelled, key),
+            "labels": np.where(labelled, windows.tokens, -100),
         }
 
-    def preview(self, model: nn.Module, tokenizer: Any, seed: int) -> list[str]:
-        return [filled(model, tokenizer, prompt) for prompt in self.prompts]
+    def for_overlapping_windows(self) -> Objective:
+        return OverlappingMlm(self.masking)
+
+    def check_prompts(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+        encode_masked(model, tokenizer, self.prompts)
+
+    def preview(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[str]:
+        """Each prompt with, at its placeholders, the three likeliest tokens and their probabilities."""
+        texts = []
+        for prompt, ids in zip(self.prompts, encode_masked(model, tokenizer, self.prompts), strict=True):
+            for row in guesses(model, tokenizer, ids, 3):
+                guess = " | ".join(f"{token.strip()} {probability:.0%}" for token, probability in row)
+                prompt = prompt.replace(PLACEHOLDER, f"[{guess}]", 1)
+            texts.append(prompt)
+        return texts
 
 
-def filled(model: nn.Module, tokenizer: Any, prompt: str, top_k: int = 3) -> str:
-    """The prompt with, at each placeholder, the ``top_k`` likeliest tokens and their probabilities."""
-    inputs = tokenizer(prompt.replace(PLACEHOLDER, tokenizer.mask_token), return_tensors="pt").to(model.device)
-    with torch.no_grad():
-        logits = model(**inputs).logits[0][inputs["input_ids"][0] == tokenizer.mask_token_id]
-    text = prompt
-    for row in logits.float().softmax(-1):
-        top = row.topk(top_k)
-        words = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-        guess = " | ".join(f"{tokenizer.decode([i]).strip()} {p:.0%}" for i, p in words)
-        text = text.replace(PLACEHOLDER, f"[{guess}]", 1)
-    return text
+class OverlappingMlm(Mlm):
+    """For windows that overlap: masks a chosen token in every window that holds it, and scores it in one.
+
+    A token that an earlier window has scored must not stand uncovered in the next.
+    """
+
+    def collate(self, windows: WindowBatch, key: np.uint64, word_starts: np.ndarray | None) -> dict[str, np.ndarray]:
+        arrays = super().collate(replace(windows, scored=windows.valid), key, word_starts)
+        return {**arrays, "labels": np.where(windows.scored, arrays["labels"], -100)}
+
+
+def encode_masked(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[torch.Tensor]:
+    """The texts' tokens, int64 [t] each; ``<mask>`` stands for the tokenizer's mask token, which may be used as well.
+
+    Raises:
+        Refused: for each text that has no mask or is too long.
+    """
+    encoded, problems = [], []
+    limit = positions(model)
+    for text in texts:
+        inputs = tokenizer(text.replace(PLACEHOLDER, tokenizer.mask_token), return_tensors="pt", verbose=False)
+        encoded.append(ids := inputs["input_ids"][0])
+        if not (ids == tokenizer.mask_token_id).any():
+            problems.append(Problem("text", repr(shortened(text)), "nothing to fill in", f"write {PLACEHOLDER} there"))
+        if limit is not None and len(ids) > limit:
+            wrong = f"its {len(ids)} tokens exceed the model's {limit} positions"
+            problems.append(Problem("text", repr(shortened(text)), wrong, "shorten it"))
+    if problems:
+        raise Refused(*problems)
+    return encoded
+
+
+@torch.no_grad()
+def guesses(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor, top_k: int
+) -> list[list[tuple[str, float]]]:
+    """For each mask in ``ids`` [t] the ``top_k`` likeliest tokens and their probabilities, the others being masked."""
+    tokens = ids[None].to(model.device)
+    logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits[0]
+    top = logits[tokens[0] == tokenizer.mask_token_id].float().softmax(-1).topk(min(top_k, len(tokenizer)))
+    return [
+        [(tokenizer.decode([i]), p) for i, p in zip(row, probabilities, strict=True)]
+        for row, probabilities in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    ]

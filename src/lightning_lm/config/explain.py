@@ -1,0 +1,99 @@
+"""From an exception to what the user reads: one line for each problem, on stderr, and exit code 2.
+
+A job that is refused raises ``Refused``. Any other exception of a job is a bug, shown with its traceback: ``in_job``
+marks it as such. Without the mark it comes from reading the settings, and the overrides are looked at one by one.
+"""
+
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from lightning_lm.config.overrides import diagnose
+from lightning_lm.errors import Died, Refused
+
+
+@contextmanager
+def running_job() -> Iterator[None]:
+    """Around a job: reports why it was refused or died, and marks every other exception as a bug of the job.
+
+    Alone, a job that was refused or died ends the process; in a multirun it lets the other jobs run.
+    """
+    try:
+        yield
+    except (Refused, Died) as error:
+        code = error.code if isinstance(error, Died) else tell_and_exit_code(error)
+        hydra = HydraConfig.get()
+        remove_empty(Path(hydra.runtime.output_dir))
+        if hydra.mode == RunMode.RUN:
+            sys.exit(code)
+        raise
+    except Exception as bug:
+        bug.in_job = True
+        raise
+
+
+def tell_and_exit_code(error: Exception) -> int:
+    """Tell on stderr why nothing was run; returns the exit code. What is no refusal but a bug is raised again."""
+    if isinstance(error, Refused) and error.reported:
+        return 2
+    reasons = lines(error, sys.argv[1:])
+    if not reasons:
+        raise error
+    sys.stderr.writelines(f"error: {reason}\n" for reason in reasons)
+    if isinstance(error, Refused):
+        error.reported = True
+    return 2
+
+
+def lines(error: Exception, argv: list[str] = ()) -> list[str]:
+    """One line for each reason why the command line ``argv`` was refused; none where ``error`` is a bug."""
+    if isinstance(error, Refused):
+        return [on_one_line(str(problem)) for problem in error.problems]
+    if getattr(error, "in_job", False) or not from_composing(error):
+        return []
+    args = get_args_parser().parse_args(argv)
+    GlobalHydra.instance().clear()
+    wrong = diagnose(args.overrides, args.multirun, Path(args.config_dir) if args.config_dir else None)
+    return [on_one_line(str(problem)) for problem in wrong] or [on_one_line(in_files(error))]
+
+
+def from_composing(error: Exception) -> bool:
+    """Whether Hydra raised it, or what Hydra calls to read files; the sweeper and the launcher may have bugs, too."""
+    if isinstance(error, HydraException | OmegaConfBaseException | YAMLError | OSError):
+        return True
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_globals.get("__name__", "").startswith("hydra")
+
+
+def in_files(error: Exception) -> str:
+    """The message of an error that no override explains, such as one in a file under ``conf/``."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}; give another run_dir"
+    text = str(error).partition("Config search path")[0] + (f" {error.__cause__}" if error.__cause__ else "")
+    text = re.sub(r"In '(.+?)': \w+ raised while composing config:", r"conf/\1.yaml:", text)
+    return re.sub(r"\n\s+full_key: (\S+)\n\s+object_type=.*", r"; correct \1", text)
+
+
+def on_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove the run folder that Hydra made for a job that never began, and empty folders above it in ``outputs``."""
+    root = Path("outputs").absolute()
+    while folder not in (root, Path.cwd()) and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        if root not in folder.parents:
+            return
+        folder = folder.parent

@@ -1,0 +1,160 @@
+"""The whole configuration: what of it is common to all runs, and the tables of options that the axes own.
+
+Library code takes these dataclasses, never a ``DictConfig``; ``Config()`` has working defaults. What an axis lets users
+set, and checks, stands in the ``schema.py`` of its own package.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+from lightning_lm.callbacks.schema import CALLBACKS, CallbackConfig
+from lightning_lm.constraints import COUNT, REPOSITORY, SEED, at_least, positive, setting
+from lightning_lm.data.schema import CORPORA, DataConfig, HubDataConfig
+from lightning_lm.errors import Problem, nearest
+from lightning_lm.models.schema import MODELS, ModelConfig
+from lightning_lm.objectives.schema import OBJECTIVES, ClmConfig, ObjectiveConfig
+from lightning_lm.optim.schema import OPTIMIZERS, SCHEDULERS, AdamWConfig, OptimizerConfig, SchedulerConfig
+
+PRECISIONS = ["32-true", "bf16-mixed", "bf16-true", "16-mixed"]
+WIKITEXT = {"path": "Salesforce/wikitext", "name": "wikitext-2-raw-v1"}
+
+# Axis → its options. A new option is a class with ``problems()`` and ``build()``, a row in its axis's table, and a file
+# in ``conf/``: docs/extending.md shows one of each.
+AXES: dict[str, dict[str, type]] = {
+    "model": MODELS,
+    "data": CORPORA,
+    "objective": OBJECTIVES,
+    "optimizer": OPTIMIZERS,
+    "scheduler": SCHEDULERS,
+    "callbacks": CALLBACKS,
+}
+
+
+@dataclass
+class TrainerConfig:
+    # How long: the first limit that is reached ends the run; none named: 3 epochs.
+    max_epochs: int | None = setting(None, COUNT)
+    max_steps: int | None = setting(None, COUNT)  # optimiser steps
+    max_tokens: int | None = setting(None, COUNT)
+    max_minutes: float | None = setting(None, positive(""))
+    global_batch_size: int = setting(8, COUNT)  # blocks per optimiser step, over all devices
+    gradient_clip: float | None = setting(1.0, positive(", or null for no clipping"))  # largest total norm
+    val_every_n_steps: int | None = setting(None, COUNT)  # null: once an epoch
+    checkpoint_every_n_steps: int | None = setting(200, COUNT)  # besides the one after each validation
+    log_every_n_steps: int = setting(10, COUNT)
+    patience: int | None = setting(None, COUNT)  # validations without improvement before an early stop
+    limit_train_batches: int | None = setting(None, COUNT)  # global batches; the epoch is cut to its first blocks
+    limit_val_batches: int | None = setting(None, COUNT)
+    limit_test_batches: int | None = setting(None, COUNT)
+    profiler: bool = False  # writes a trace of a few steps to the run folder
+    push_to_hub: str | None = setting(None, may_change=True)  # repository that the finished model goes to
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with these settings, beyond the constraints of single ones."""
+        if self.push_to_hub is not None and not REPOSITORY.fullmatch(self.push_to_hub):
+            wrong = "no name for a repository"
+            yield Problem("trainer.push_to_hub", repr(self.push_to_hub), wrong, "write NAME or USER/NAME")
+
+
+class Accelerator(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    gpu = "gpu"
+
+
+class Strategy(StrEnum):
+    auto = "auto"
+    ddp = "ddp"  # every device holds the whole model
+    fsdp = "fsdp"  # fully sharded (FSDP2): every device holds its share of weights, gradients and optimizer state
+
+
+@dataclass
+class HardwareConfig:
+    accelerator: Accelerator = Accelerator.auto
+    devices: int = setting(1, COUNT, may_change=True)  # per node
+    nodes: int = setting(1, COUNT, may_change=True)
+    strategy: Strategy = setting(Strategy.auto, may_change=True)  # auto: ddp where there are several devices
+    precision: str = "32-true"
+    compile: bool = False  # the transformer's layers, by torch.compile
+    tf32: bool = False  # GPU: float32 products in TensorFloat-32, with 10 bits of mantissa
+    micro_batch_size: int | None = setting(
+        None, COUNT, may_change=True
+    )  # blocks per device and pass; null: all of them
+    num_workers: int = setting(0, at_least(0), may_change=True)
+    gradient_checkpointing: bool = False
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with these settings, beyond the constraints of single ones."""
+        if self.precision not in PRECISIONS:
+            remedy = nearest(self.precision, PRECISIONS)
+            yield Problem("hardware.precision", self.precision, "no such precision", remedy)
+        elif self.precision == "16-mixed" and self.accelerator is Accelerator.cpu:
+            yield Problem("hardware.precision", "16-mixed", "needs a GPU", "give bf16-mixed or 32-true on a CPU")
+        if self.strategy is Strategy.fsdp and self.precision == "16-mixed":
+            yield Problem("hardware.precision", "16-mixed", "FSDP2 scales no losses", "give bf16-mixed or 32-true")
+        if self.strategy is Strategy.fsdp and self.compile:
+            remedy = "leave it out, or give hardware.strategy=ddp"
+            yield Problem("hardware.compile", "true", "not tried with hardware.strategy=fsdp", remedy)
+
+
+@dataclass
+class LoggerConfig:
+    name: str = setting("wandb", may_change=True)
+    project: str = setting("lightning-lm", may_change=True)
+    entity: str | None = setting(None, may_change=True)
+    group: str | None = setting(None, may_change=True)
+    tags: list[str] = setting([], may_change=True)
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with these settings, beyond the constraints of single ones."""
+        if self.name not in ("wandb", "none"):
+            yield Problem("logger.name", self.name, "no such logger", "choose logger=wandb or logger=none")
+        elif self.name == "wandb" and not re.fullmatch(r"[^/\\#?%:]+", self.project):
+            yield Problem("logger.project", repr(self.project), "W&B can't take it", r"give one without / \ # ? % :")
+
+
+@dataclass
+class Config:
+    """A run. Without arguments: GPT-2 fine-tuned on WikiText-2, as ``python train.py`` does."""
+
+    name: str = setting("run", may_change=True)
+    run_dir: str = setting("outputs/run", may_change=True)
+    seed: int = setting(0, SEED)
+    model: ModelConfig = field(default_factory=lambda: ModelConfig("gpt2"))
+    data: DataConfig = field(default_factory=lambda: HubDataConfig(**WIKITEXT))
+    objective: ObjectiveConfig = field(default_factory=ClmConfig)
+    optimizer: OptimizerConfig = field(default_factory=AdamWConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    callbacks: dict[str, CallbackConfig] = field(default_factory=dict)
+
+
+def chosen(config: Config) -> dict[str, Any]:
+    """Axis → the option whose class it has; of ``callbacks`` the list of them."""
+    options: dict[str, Any] = {}
+    for axis, table in AXES.items():
+        part = getattr(config, axis)
+        if axis == "callbacks":
+            options[axis] = list(part)
+        else:
+            fitting = [option for option, kind in table.items() if kind is type(part)]
+            name = getattr(part, "name", None)
+            options[axis] = name if name in fitting else next(iter(fitting), None)
+    return options
+
+
+def may_change() -> set[str]:
+    """The settings that don't decide the outcome, of all options: a run may go on with another value of these."""
+    kinds = {"trainer": [TrainerConfig], "hardware": [HardwareConfig], "logger": [LoggerConfig]}
+    kinds |= {axis: list(table.values()) for axis, table in AXES.items()}
+    settings = {row.name for row in fields(Config) if row.metadata.get("may_change")}
+    for axis, classes in kinds.items():
+        rows = [row for kind in classes for row in fields(kind)]
+        settings |= {f"{axis}.{row.name}" for row in rows if row.metadata.get("may_change")}
+        settings |= {axis} if all(row.metadata.get("may_change") for row in rows) else set()
+    return settings

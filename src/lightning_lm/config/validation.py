@@ -1,0 +1,108 @@
+"""What is wrong with a whole configuration, as far as its settings tell. Imports nothing heavy.
+
+What concerns one axis is said by the axis itself (``problems()``); what crosses axes is said here.
+"""
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from lightning_lm.config.schema import AXES, Config, Strategy
+from lightning_lm.constraints import is_share_or_steps, unsatisfied
+from lightning_lm.errors import Problem, Refused, nearest
+from lightning_lm.models.schema import TRAIN
+
+
+def check(cfg: Config) -> None:
+    """Raises Refused with every problem of these settings."""
+    if found := problems(cfg):
+        raise Refused(*found)
+
+
+def problems(cfg: Config) -> list[Problem]:
+    own = (cfg.hardware, cfg.logger, cfg.trainer)
+    axes = (cfg.model, cfg.data, cfg.objective, cfg.optimizer, cfg.scheduler, *cfg.callbacks.values())
+    return [
+        *unsatisfied(cfg),
+        *names(cfg),
+        *chain.from_iterable(part.problems() for part in own),
+        *folders(cfg),
+        *chain.from_iterable(part.problems() for part in axes),
+        *vocabulary(cfg),
+        *schedule(cfg),
+        *callbacks(cfg),
+        *batch(cfg),
+    ]
+
+
+def names(cfg: Config) -> Iterator[Problem]:
+    """An option's name is no way to choose another one, unless both have the same settings."""
+    for axis in ("objective", "optimizer", "scheduler"):
+        part, table = getattr(cfg, axis), AXES[axis]
+        fitting = [name for name, kind in table.items() if kind is type(part)]
+        if not fitting or part.name in fitting:
+            continue
+        if part.name in table:
+            remedy = f"write {axis}={part.name} to choose another"
+            yield Problem(f"{axis}.name", part.name, f"this is the name of {fitting[0]}", remedy)
+        else:
+            yield Problem(f"{axis}.name", part.name, "no such choice", nearest(part.name, list(table)))
+
+
+def folders(cfg: Config) -> Iterator[Problem]:
+    required = {"name": cfg.name, "run_dir": cfg.run_dir, "data.cache_dir": cfg.data.cache_dir}
+    for name, value in required.items():
+        if not value.strip():
+            yield Problem(name, repr(value), "empty", "give one, or leave it out for the default")
+        elif name != "name" and Path(value).expanduser().is_file():
+            yield Problem(name, value, "a file", "give a folder")
+
+
+def vocabulary(cfg: Config) -> Iterator[Problem]:
+    smallest = cfg.objective.facts.smallest_vocabulary
+    if cfg.model.tokenizer == TRAIN and cfg.model.vocab_size < smallest:
+        remedy = f"give {smallest} or more; 4000 to 50000 is usual"
+        yield Problem("model.vocab_size", cfg.model.vocab_size, "smaller than the alphabet", remedy)
+
+
+def schedule(cfg: Config) -> Iterator[Problem]:
+    """Phases of the schedule must fit into a duration that is known already."""
+    steps = cfg.trainer.max_steps
+    for key, value in cfg.scheduler.phases.items():
+        if steps is not None and is_share_or_steps(value) and 1 <= steps < value:
+            remedy = f"give {steps} steps at most, or a share such as 0.1"
+            yield Problem(f"scheduler.{key}", value, f"longer than the run of {steps} steps", remedy)
+        if cfg.trainer.max_minutes is not None and value >= 1:
+            wrong = "steps mean nothing to a schedule that follows the clock (trainer.max_minutes)"
+            yield Problem(f"scheduler.{key}", value, wrong, "give a share such as 0.1")
+
+
+def callbacks(cfg: Config) -> Iterator[Problem]:
+    if cfg.hardware.strategy is Strategy.fsdp:
+        for name, part in cfg.callbacks.items():
+            if not part.sharded:
+                wrong = "it needs the whole model, of which under hardware.strategy=fsdp each device has a share"
+                yield Problem("callbacks", name, wrong, "leave it out, or give hardware.strategy=ddp")
+
+
+def batch(cfg: Config) -> Iterator[Problem]:
+    """Global batch = devices × nodes × micro batch × accumulation, all of them whole numbers."""
+    size, devices, nodes = cfg.trainer.global_batch_size, cfg.hardware.devices, cfg.hardware.nodes
+    micro, world = cfg.hardware.micro_batch_size, devices * nodes
+    if min(size, devices, nodes, micro or 1) < 1 or micro == 0:
+        return
+    if size % world:
+        wrong = f"does not divide over {devices} devices × {nodes} nodes"
+        yield Problem("trainer.global_batch_size", size, wrong, f"give {multiples(size, world)}")
+    elif micro is not None and (size // world) % micro:
+        share = size // world
+        fitting = ", ".join(str(n) for n in range(1, share + 1) if share % n == 0)
+        wrong = f"a device's share of the global batch is {size} / ({devices} × {nodes}) = {share}"
+        remedy = f"give one of {fitting}, or trainer.global_batch_size={multiples(size, world * micro)}"
+        yield Problem("hardware.micro_batch_size", micro, wrong, remedy)
+
+
+def multiples(size: int, step: int) -> str:
+    """The multiples of ``step`` around ``size``, for people."""
+    lower = size // step * step
+    return f"{lower} or {lower + step}" if lower else str(step)

@@ -1,0 +1,81 @@
+"""A split's windows as batches: items that depend on (seed, epoch, index) and on nothing else."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from lightning_lm.data import masking
+from lightning_lm.data.collator import Collator
+from lightning_lm.data.windows import BatchPlan, Windows, order
+
+TRAINING, EVALUATION = 1, 2  # purposes of a mask's key: no evaluation mask depends on the seed
+
+
+class Batches(Dataset):
+    """One rank's micro batches as items. ``batches[epoch, i]`` depends on nothing else than its arguments and ``seed``.
+
+    An item has the collator's arrays, such as ``input_ids`` and ``labels`` int64 [n, block_size]; ``labelled`` int64
+    [labels], the positions in the flattened batch that have a label; ``attention_mask`` where there is padding; in
+    training (``seed`` given) ``num_labels``, the labels of the whole optimiser step over all ranks; in evaluation
+    ``words`` and ``bytes``, the size of the text that the scored tokens spell.
+    """
+
+    def __init__(self, windows: Windows, collator: Collator, plan: BatchPlan, rank: int, seed: int | None, pad_id: int):
+        self.windows, self.collator, self.plan, self.rank = windows, collator, plan, rank
+        self.seed, self.pad_id = seed, pad_id
+        self._order = (-1, np.empty(0, dtype=np.int64))
+        self._labels = ((-1, -1), 0)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, torch.Tensor]:
+        epoch, micro = item
+        places = self.plan.of_rank(micro, self.rank)
+        indices = self._indices(epoch, places if len(places) else np.zeros(1, dtype=np.int64))
+        windows = self.windows.take(indices)
+        key = masking.key(EVALUATION) if self.seed is None else masking.key(TRAINING, self.seed, epoch)
+        arrays = self.collator.collate(windows, key, self.windows.stream.word_starts)
+        if not len(places):  # this rank only keeps step with the others
+            arrays["labels"] = np.full_like(arrays["labels"], -100)
+        if not windows.valid.all():
+            arrays["input_ids"] = np.where(windows.valid, arrays["input_ids"], self.pad_id)
+            arrays.setdefault("attention_mask", windows.valid.astype(np.int64))
+        arrays["labelled"] = np.flatnonzero(arrays["labels"] != -100)
+        batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        if self.seed is not None:
+            alone = self.plan.accumulate == self.plan.world_size == 1  # the micro batch is the whole step
+            labels = len(arrays["labelled"]) if alone else self._labels_of_step(epoch, micro, key)
+            batch["num_labels"] = torch.tensor(max(1, labels))
+        else:
+            # Plain numbers: a low precision would round tensors on their way to the device.
+            batch["words"], batch["bytes"] = self.windows.text_size(indices) if len(places) else (0.0, 0.0)
+        return batch
+
+    def _indices(self, epoch: int, places: np.ndarray) -> np.ndarray:
+        if self.seed is None:
+            return places
+        if self._order[0] != epoch:
+            self._order = (epoch, order(self.plan.samples, self.seed, epoch))
+        return self._order[1][places]
+
+    def _labels_of_step(self, epoch: int, micro: int, key: np.uint64) -> int:
+        step = micro // self.plan.accumulate
+        if self._labels[0] != (epoch, step):
+            windows = self.windows.take(self._indices(epoch, self.plan.of_step(step)))
+            labelled = self.collator.labelled(windows, key, self.windows.stream.word_starts)
+            self._labels = ((epoch, step), int(labelled.sum()))
+        return self._labels[1]
+
+
+class Positions(Sampler):
+    """Yields (epoch, micro batch) from where training stands, in optimiser steps, to the end of that epoch."""
+
+    def __init__(self, plan: BatchPlan, steps_done: Callable[[], int]):
+        self.plan, self.steps_done = plan, steps_done
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch, step = divmod(self.steps_done(), self.plan.steps)
+        return ((epoch, micro) for micro in range(step * self.plan.accumulate, len(self)))
+
+    def __len__(self) -> int:
+        return self.plan.steps * self.plan.accumulate

@@ -1,0 +1,84 @@
+"""A dataset of the Hugging Face Hub, or of a local folder, as a corpus."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from lightning_lm.data.corpora.corpus import Corpus, content_hash
+from lightning_lm.data.readers import batched, checked
+from lightning_lm.errors import Problem, Refused, nearest, refuse
+
+
+def hub_corpus(path: str, name: str | None, revision: str | None, text_column: str, splits: dict[str, str]) -> Corpus:
+    """A dataset of the Hub, or of a local folder; ``splits`` names for each of ours one of the dataset's, or a slice.
+
+    With a commit's 40 hex digits as ``revision``, a start whose tokens are cached asks neither Hub nor disk.
+
+    Raises:
+        Refused: no such dataset, configuration, split or column, or no way to reach the Hub.
+    """
+
+    @cache
+    def loaded() -> dict[str, Any]:
+        return _load(path, name, revision, text_column, splits)
+
+    def rows(split: str) -> Iterator[list[str]]:
+        batches = loaded()[split].select_columns(text_column).with_format("arrow").iter(1000)
+        texts = chain.from_iterable(batch[text_column].to_pylist() for batch in batches)
+        return batched(checked(texts, f"the split {splits[split]} of {path}", text_column))
+
+    pinned = revision and re.fullmatch("[0-9a-f]{40}", revision) and not Path(path).exists()
+    identity = {ours: revision if pinned else loaded()[ours]._fingerprint for ours in splits}
+    keys = {
+        ours: content_hash("hub", path, name, text_column, theirs, identity[ours]) for ours, theirs in splits.items()
+    }
+    return Corpus(keys, rows, " ".join(filter(None, (path, name))) + (f"@{revision}" if revision else ""))
+
+
+def _load(path: str, name: str | None, revision: str | None, column: str, splits: dict[str, str]) -> dict[str, Any]:
+    """The dataset's splits under our names."""
+    dataset = _load_dataset(path, name, revision)
+    problems, chosen = [], {}
+    for ours, theirs in splits.items():
+        if theirs not in dataset and re.split(r"[\[+]", theirs)[0] not in dataset:
+            wrong = f"the dataset has the splits {', '.join(dataset)}"
+            problems.append(Problem(f"data.splits.{ours}", theirs, wrong, nearest(theirs, list(dataset))))
+            continue
+        chosen[ours] = dataset[theirs] if theirs in dataset else _load_dataset(path, name, revision, theirs)
+        columns = chosen[ours].column_names
+        if column not in columns:
+            wrong = f"the split {theirs} of {path} has the columns {', '.join(columns)}"
+            problems.append(Problem("data.text_column", column, wrong, nearest(column, columns)))
+    if problems:
+        raise Refused(*dict.fromkeys(problems))
+    return chosen
+
+
+def _load_dataset(path: str, name: str | None, revision: str | None, split: str | None = None) -> Any:
+    """``datasets.load_dataset``, with whatever is wrong with the names as a refusal."""
+    from datasets import exceptions, load_dataset
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils import httpx  # whichever of its versions is in use
+
+    try:
+        return load_dataset(path, name, revision=revision, split=split)
+    except (ConnectionError, httpx.TransportError, LocalEntryNotFoundError) as error:
+        wrong = "the Hugging Face Hub can't be reached and the dataset isn't in the local cache"
+        remedy = "use local files with data=text data.train=… or try experiment=quickstart"
+        raise refuse("data.path", path, wrong, remedy) from error
+    except (exceptions.DatasetsError, OSError) as error:  # the Hub's own errors are OSErrors
+        about_revision = str(error).startswith("Revision")
+        setting, value = ("data.revision", revision) if about_revision else ("data.path", path)
+        raise refuse(setting, value, str(error), "check it against the dataset's page") from error
+    except ValueError as error:
+        valid = re.search(r"(?:Available: |configs: )\[(.*?)\]", str(error))
+        if valid is None:
+            setting, value = ("data.splits", split) if split else ("data.path", path)
+            raise refuse(setting, value, str(error), "correct it") from error
+        names = re.findall(r"'(.*?)'", valid[1])
+        wrong = f"the dataset has the configurations {', '.join(names)}"
+        remedy = nearest(name, names) if name else "name one of them"
+        raise refuse("data.name", name or "null", wrong, remedy) from error

@@ -1,0 +1,154 @@
+"""The LightningDataModule: from a corpus to batches that are pure functions of (seed, epoch, index)."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from lightning_lm.data import masking
+from lightning_lm.data.batches import EVALUATION, Batches, Positions
+from lightning_lm.data.collator import Collator
+from lightning_lm.data.corpora.corpus import Corpus
+from lightning_lm.data.token_stream import TokenStream, tokenize
+from lightning_lm.data.windows import BatchPlan, Windows
+from lightning_lm.errors import refuse
+
+log = logging.getLogger(__name__)
+
+
+class TextDataModule(L.LightningDataModule):
+    """Token streams of a corpus, cut into blocks and dealt out to ranks.
+
+    Args:
+        corpus: rows of text in the splits "train", "validation" and, maybe, "test".
+        tokenizer: a transformers tokenizer.
+        collator: an objective; decides labels, masks and the windows of the evaluation.
+        block_size: tokens per block.
+        separator: "auto", "none" or "eos": what stands between rows.
+        global_batch_size: blocks per optimiser step over all devices; ``accumulate`` micro batches make one up.
+        limits: largest number of global batches per split.
+
+    Raises:
+        Refused: a split is empty or has no complete block.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        tokenizer: Any,
+        collator: Collator,
+        *,
+        block_size: int,
+        separator: str,
+        global_batch_size: int,
+        accumulate: int,
+        limits: dict[str, int | None],
+        seed: int,
+        num_workers: int,
+        cache_dir: Path,
+    ):
+        super().__init__()
+        self.corpus, self.tokenizer, self.collator = corpus, tokenizer, collator
+        self.block_size, self.separator = block_size, separator
+        self.global_batch_size, self.accumulate, self.limits = global_batch_size, accumulate, limits
+        self.seed, self.num_workers, self.cache_dir = seed, num_workers, cache_dir
+        self.streams: dict[str, TokenStream] = {}
+
+    def prepare_data(self) -> None:
+        """Tokenise what the cache lacks, and open it."""
+        for split in self.corpus.keys:
+            if split not in self.streams:
+                self.streams[split] = tokenize(
+                    self.corpus,
+                    split,
+                    self.tokenizer,
+                    separator=self.separator,
+                    word_starts=self.collator.needs_word_starts,
+                    cache_dir=self.cache_dir,
+                )
+        for split in self.streams.keys() - {"train"}:
+            if not self._scores_something(split):
+                tokens = len(self.streams[split].tokens)
+                raise refuse(
+                    f"data.{split}", self.corpus.source, f"of its {tokens} token(s) none is scored", "give more"
+                )
+        if not len(self.windows("train")):
+            tokens = len(self.streams["train"].tokens)
+            raise refuse("data.block_size", self.block_size, f"the training text has only {tokens} tokens", "lower it")
+
+    def _scores_something(self, split: str) -> bool:
+        windows, key = self.windows(split), masking.key(EVALUATION)
+        first = windows.take(np.arange(min(len(windows), self.plan(split).samples, 64)))
+        return bool(self.collator.labelled(first, key, windows.stream.word_starts).any())
+
+    def setup(self, stage: str | None = None) -> None:
+        self.prepare_data()
+
+    def windows(self, split: str) -> Windows:
+        """Disjoint whole blocks for training; for the other splits windows that score every token once."""
+        train = split == "train"
+        stride = self.block_size if train else self.collator.stride(self.block_size)
+        return Windows(self.streams[split], self.block_size, stride, whole=train)
+
+    def plan(self, split: str, world_size: int = 1) -> BatchPlan:
+        """How a split's windows become steps; cut to ``limits``."""
+        samples, limit = len(self.windows(split)), self.limits.get(split)
+        if limit is not None:
+            samples = min(samples, limit * self.global_batch_size)
+        return BatchPlan(samples, self.global_batch_size, self.accumulate, world_size)
+
+    def ledger(self) -> dict[str, dict[str, Any]]:
+        """Per split: what the text holds, and where each of its tokens went."""
+        ledger = {}
+        for split, stream in self.streams.items():
+            windows = self.windows(split)
+            ledger[split] = {
+                **stream.counts,
+                "block_size": self.block_size,
+                "blocks": len(windows),
+                "tail": windows.tail,
+                "key": stream.key,
+            }
+        return ledger
+
+    def train_dataloader(self) -> DataLoader:
+        trainer = self.trainer
+        return self._loader("train", lambda: trainer.global_step)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader("validation", lambda: 0)
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader("test", lambda: 0)
+
+    def first_validation_batch(self) -> dict[str, torch.Tensor]:
+        """Up to ``global_batch_size`` windows of the validation split, none of them padded, as evaluation sees them."""
+        windows = self.windows("validation")
+        whole = max(1, (len(windows.stream.tokens) - windows.size) // windows.stride + 1)
+        plan = BatchPlan(min(whole, self.global_batch_size), self.global_batch_size, 1, 1)
+        batch = self._batches("validation", plan, rank=0)[0, 0]
+        if "attention_mask" in batch:  # the split is shorter than a block
+            length = int(batch["attention_mask"].sum())
+            batch = {name: batch[name][:, :length] for name in ("input_ids", "labels")}
+        return batch
+
+    def _batches(self, split: str, plan: BatchPlan, rank: int) -> Batches:
+        seed, pad_id = self.seed if split == "train" else None, self.tokenizer.pad_token_id
+        return Batches(self.windows(split), self.collator, plan, rank, seed, 0 if pad_id is None else pad_id)
+
+    def _loader(self, split: str, steps_done: Callable[[], int]) -> DataLoader:
+        plan = self.plan(split, self.trainer.world_size)
+        return DataLoader(
+            self._batches(split, plan, self.trainer.global_rank),
+            batch_size=None,  # an item is a whole micro batch
+            sampler=Positions(plan, steps_done),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+            generator=torch.Generator(),  # of its own, so that starting an epoch takes nothing from the global one
+        )

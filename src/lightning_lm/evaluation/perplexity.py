@@ -1,0 +1,97 @@
+"""Exact figures of any causal or masked model, over disjoint blocks or a sliding window."""
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from lightning_lm.data.batches import Batches, Positions
+from lightning_lm.data.token_stream import TokenStream
+from lightning_lm.data.windows import BatchPlan, Windows
+from lightning_lm.errors import refuse
+from lightning_lm.figures import labels as figure_labels
+from lightning_lm.models.loss import labelled_nll
+from lightning_lm.models.output_head import find_head
+from lightning_lm.objectives.facts import ObjectiveFacts
+from lightning_lm.objectives.objective import Objective
+from lightning_lm.training.metrics import TokenNLL
+
+TOKENS_PER_BATCH = 4096  # where no batch size is given
+SIZES = {"tokens": "tokens scored", "words": "words and line ends", "bytes": "bytes"}  # of the text, for people
+
+
+def check_windows(objective: Objective, block_size: int, stride: int | None) -> int:
+    """The stride to use: the given one, or else the objective's own, which makes windows as disjoint as can be.
+
+    Raises:
+        Refused: with it some tokens would not be scored, or none.
+    """
+    if block_size < 2:
+        raise refuse("block-size", block_size, "too short to predict anything", "give 2 or more tokens")
+    largest = objective.stride(block_size)
+    if stride is None:
+        return largest
+    if not 1 <= stride <= largest:
+        causal = objective.facts.kind == "causal"
+        why = "each token needs one before it in its window" if causal else "tokens would be left out"
+        wrong = f"with block-size={block_size} {why}" if stride > largest else "windows must advance"
+        raise refuse("stride", stride, wrong, f"give 1 to {largest}")
+    return stride
+
+
+def evaluate(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    objective: Objective,
+    stream: TokenStream,
+    *,
+    block_size: int,
+    stride: int | None = None,
+    batch_size: int | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
+    """Score every token of a stream once: for CLM all but the first, for MLM those that the masks choose.
+
+    A window scores the tokens that no earlier one has covered. With a smaller stride they have more context before
+    them, at the price of more windows. Masks depend on positions in the stream alone.
+
+    Args:
+        model: of the objective's Auto class; moved to ``device`` and put in eval mode.
+        stream: a split's tokens, by the same tokenizer.
+        block_size: length of the windows, in tokens.
+        stride: by how many tokens they advance; None: ``block_size - 1`` for CLM, ``block_size`` for MLM.
+        batch_size: windows per forward pass; None: as many as make 4096 tokens.
+
+    Returns:
+        ``loss`` in nats per scored token, ``perplexity``, ``accuracy``; for CLM ``bits_per_byte`` and
+        ``word_perplexity``; and the counts ``tokens`` (scored), ``words`` (with line ends) and ``bytes`` of the text.
+
+    Raises:
+        Refused: a stride that would leave tokens out, or a text that has nothing to score.
+    """
+    stride = check_windows(objective, block_size, stride)
+    objective = objective.for_overlapping_windows()
+    windows = Windows(stream, block_size, stride)
+    plan = BatchPlan(len(windows), batch_size or max(1, TOKENS_PER_BATCH // block_size), 1, 1)
+    pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    batches = Batches(windows, objective, plan, rank=0, seed=None, pad_id=pad_id)
+    loader = DataLoader(batches, batch_size=None, sampler=Positions(plan, lambda: 0), generator=torch.Generator())
+
+    model = model.to(device).eval()
+    head, metric = find_head(model), TokenNLL().to(device)
+    with torch.inference_mode():
+        for batch in tqdm(loader, desc="evaluating", unit="batch", leave=False, disable=None):
+            text = {"words": float(batch.pop("words")), "bytes": float(batch.pop("bytes"))}
+            sums = labelled_nll(model, head, {name: x.to(device) for name, x in batch.items()}, with_hits=True)
+            metric.update(sums.nll, sums.tokens, sums.hits, **(text if objective.text_metrics else {}))
+    if not metric.tokens:
+        wrong = f"of its {len(stream.tokens)} token(s) none is scored"
+        raise refuse("data", "the text", wrong, "give a longer text")
+    counts = {"tokens": int(metric.tokens), "words": int(stream.words[-1]), "bytes": int(stream.bytes[-1])}
+    return {**metric.compute(), **counts}
+
+
+def labels(facts: ObjectiveFacts) -> dict[str, str]:
+    """Name → label of the figures that ``evaluate`` returns, for people."""
+    return figure_labels(facts.perplexity_label) | SIZES

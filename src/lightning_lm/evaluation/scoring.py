@@ -1,0 +1,116 @@
+"""A model, by its name, scored on a text, by its name."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_lm.data.schema import TextDataConfig
+from lightning_lm.errors import Refused, nearest, refuse
+from lightning_lm.inference.sources import as_typed, data_config, locate, open_model
+
+
+@dataclass
+class Evaluation:
+    """Figures of a model on a text; each of ``figures`` is an attribute, too: ``evaluation.perplexity``."""
+
+    model: str
+    objective: str
+    data: str | None
+    split: str
+    block_size: int
+    stride: int
+    figures: dict[str, float]
+    labels: dict[str, str]  # name of a figure → label, for people
+
+    def __getattr__(self, name: str) -> float:
+        try:
+            return self.__dict__["figures"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __str__(self) -> str:
+        shown = {label: self.figures[name] for name, label in self.labels.items() if name in self.figures}
+        text = self.data or "the run's own data"
+        head = (
+            f"{self.model} on {text}, {self.split}: windows of {self.block_size} tokens that advance by {self.stride}"
+        )
+        rows = [f"{label:<26}{x:>16{',' if isinstance(x, int) else '.4f'}}" for label, x in shown.items()]
+        return "\n".join([head, *rows])
+
+    def as_json(self) -> str:
+        """Standard JSON, which has no word for infinity: null stands for it."""
+        names = ("model", "objective", "data", "split", "block_size", "stride")
+        facts: dict[str, Any] = {name: getattr(self, name) for name in names} | self.figures
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in facts.items()}
+        return json.dumps(finite, indent=2, ensure_ascii=False)
+
+
+def evaluate_model(
+    model: str | Path,
+    data: str | None = None,
+    split: str = "test",
+    *,
+    block_size: int | None = None,
+    stride: int | None = None,
+    objective: str | None = None,
+    batch_size: int | None = None,
+    separator: str | None = None,
+    **hub: str | None,
+) -> Evaluation:
+    """Exact figures of a run's or another model on a text.
+
+    Args:
+        model: a run folder, a model folder, or an id of the Hub.
+        data: a path, a glob, an option of ``conf/data``, or an id of the Hub; None: the run's own.
+        split: of the data; of local files any of train, validation and test.
+        block_size: tokens per window; None: the run's, or the model's up to 1024.
+        stride: advance of the windows; None: as disjoint as can be.
+        objective: ``clm`` or ``mlm``; None: the one that the model was trained for.
+        batch_size: windows at once; None: up to 4096 tokens.
+        separator: between rows; None: the run's, or ``auto``.
+        hub: ``text_column``, ``name`` and ``revision`` of a data set.
+
+    Raises:
+        Refused: there is no such model or text, or they don't go together.
+    """
+    _, run = locate(str(model))
+    text = data_config(data, split, run and run.data, separator=separator, **hub)
+    opened = open_model(str(model), objective, strict=False, dataset=text.dataset)
+    from lightning_lm.data.token_stream import tokenize
+    from lightning_lm.evaluation.perplexity import check_windows, evaluate, labels
+    from lightning_lm.models.loading import positions
+
+    limit = positions(opened.model)
+    block_size = block_size or (run.data.block_size if run else min(limit or 1024, 1024))
+    if limit is not None and block_size > limit:
+        raise refuse("--block-size", block_size, f"the model has only {limit} positions", "lower it")
+    stride = check_windows(opened.objective, block_size, stride)
+    key = "train" if data and isinstance(text, TextDataConfig) else split
+    try:
+        corpus = text.build()
+        if key not in corpus.keys:
+            raise refuse("--split", key, "the data has no such split", nearest(key, list(corpus.keys)))
+        stream = tokenize(
+            corpus,
+            key,
+            opened.tokenizer,
+            separator=text.separator,
+            word_starts=opened.objective.needs_word_starts,
+            cache_dir=text.cache,
+        )
+    except Refused as error:
+        raise (as_typed(error, key) if data else error) from None
+    figures = evaluate(
+        opened.model,
+        opened.tokenizer,
+        opened.objective,
+        stream,
+        block_size=block_size,
+        stride=stride,
+        batch_size=batch_size,
+        device=opened.model.device,
+    )
+    facts = opened.objective.facts
+    return Evaluation(str(model), facts.name, data, split, block_size, stride, figures, labels(facts))

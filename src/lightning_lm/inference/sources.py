@@ -1,0 +1,158 @@
+"""What RUN|MODEL and --data on the command line stand for: folders or ids of the Hub, and the settings they bring."""
+
+from dataclasses import dataclass, replace
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Any
+
+from lightning_lm.allocator import keep_freed_blocks
+from lightning_lm.config.composition import CONF, compose
+from lightning_lm.config.schema import Config
+from lightning_lm.constraints import REPOSITORY, looks_local
+from lightning_lm.data.schema import SPLITS, DataConfig, HubDataConfig, Separator, TextDataConfig
+from lightning_lm.errors import Problem, Refused, nearest, refuse
+from lightning_lm.hub.access import go_offline_if_unreachable
+from lightning_lm.objectives.schema import OBJECTIVES
+from lightning_lm.runs.settings import part_of
+
+
+@dataclass
+class OpenedModel:
+    """A trained model at hand: in float32 and eval mode, on the GPU where there is one."""
+
+    model: Any  # of transformers
+    tokenizer: Any
+    objective: Any
+
+
+def locate(name: str) -> tuple[str, Config | None]:
+    """The model folder or Hub id that a name stands for; of a run also its ``data`` and ``objective`` settings.
+
+    Raises:
+        Refused: it stands for neither, or for a run that has no export.
+    """
+    path = Path(name).expanduser()
+    if (path / "config.json").is_file():
+        return str(path), None
+    if (path / "config.yaml").is_file():
+        if not (path / "export" / "config.json").is_file():
+            raise refuse("run", name, "it has no export", "finish the run: the command that began it continues it")
+        return str(path / "export"), Config(data=part_of(path, "data"), objective=part_of(path, "objective"))
+    if path.exists():
+        wrong = "neither a run's folder (it has no config.yaml) nor a model's (no config.json)"
+        raise refuse("model", name, wrong, "name another")
+    if _reads_like_a_path(name) or not REPOSITORY.fullmatch(name):
+        raise refuse("model", name or repr(name), "no such folder", "check the path, or give an id of the Hub")
+    return name, None
+
+
+def open_model(name: str, objective: str | None, *, strict: bool, dataset: str | None = None) -> OpenedModel:
+    """Load the model that a name stands for.
+
+    Args:
+        name: a run folder, a model folder, or an id of the Hub.
+        objective: the one to use; None: the one that the model was trained for.
+        strict: whether a model that was trained for another one is refused; a run's always is.
+        dataset: a data set that may be on the Hub too.
+
+    Raises:
+        Refused: there is no such model, or it can't do the objective.
+    """
+    place, run = locate(name)
+    if any(source and not Path(source).exists() for source in (place, dataset)):
+        go_offline_if_unreachable()
+    trained_for = None
+    if run is not None:
+        trained_for, strict = run.objective.name, True
+    elif strict or objective is None:
+        from lightning_lm.inference.loading import objective_of
+
+        trained_for = objective_of(place)
+    if strict and None not in (trained_for, objective) and trained_for != objective:
+        facts = OBJECTIVES[trained_for].facts
+        wrong, remedy = (
+            f"it is a {facts.kind} language model",
+            f"use {facts.command[0]} or evaluate, or name another model",
+        )
+        raise refuse("model", name, wrong, remedy)
+    if (trained_for or objective) is None:
+        raise refuse("model", name, "it doesn't tell what it was trained for", "give --objective clm or mlm")
+
+    import torch
+    from transformers.utils import logging
+
+    from lightning_lm.inference.loading import load_model, load_tokenizer
+
+    logging.set_verbosity_error()  # what matters of a load is logged by lightning_lm.models.loading
+    logging.disable_progress_bar()
+    tokenizer = load_tokenizer(place)
+    settings = run.objective if run else OBJECTIVES[objective or trained_for]()
+    built = settings.build(tokenizer)
+    model = load_model(place, built, tokenizer)
+    if torch.cuda.is_available():
+        model.cuda()
+    else:
+        keep_freed_blocks()
+    return OpenedModel(model, tokenizer, built)
+
+
+def data_config(
+    data: str | None,
+    split: str,
+    own: DataConfig | None,
+    *,
+    separator: str | None = None,
+    **hub: str | None,
+) -> DataConfig:
+    """Settings of the text to evaluate on: ``data``, or else the run's own.
+
+    Args:
+        data: a path, a glob, an option of ``conf/data`` that is complete, such as ``wikitext2``, or an id of the Hub.
+        split: which split of it.
+        own: the run's; it lends the separator and the cache.
+        hub: ``text_column``, ``name`` and ``revision``, None where not given.
+
+    Raises:
+        Refused: no data is named, or an argument doesn't go with it.
+    """
+    given = {name: value for name, value in hub.items() if value is not None}
+    common: dict[str, Any] = {n: getattr(own, n) for n in ("separator", "cache_dir", "block_size")} if own else {}
+    if separator is not None:
+        common["separator"] = Separator(separator)
+    if data is None and own is None:
+        raise refuse("--data", "null", "nothing says which text to evaluate on", "give a path, a name, or a Hub id")
+    if data is None:
+        _no_others(given, "the run's own data", ())
+        return replace(own, **common)
+    if (CONF / "data" / f"{data}.yaml").is_file():
+        option = replace(compose(f"data={data}").data, **common)
+        if not list(option.problems()):  # others, such as text and hub, need more settings
+            _no_others(given, data, ())
+            return replace(option, splits={split: split}) if isinstance(option, HubDataConfig) else option
+    local = _reads_like_a_path(data) or has_magic(data) or bool(Path(data).suffix and not REPOSITORY.fullmatch(data))
+    if Path(data).expanduser().is_file() or glob(data, recursive=True) and not Path(data).is_dir() or local:
+        _no_others(given, "local files", ("text_column",))
+        if split not in SPLITS:
+            raise refuse("--split", split, "no name for a split of local files", nearest(split, list(SPLITS)))
+        return TextDataConfig(train=data, **given, **common)  # the one split that a corpus must have
+    return HubDataConfig(path=data, splits={split: split}, **given, **common)
+
+
+def as_typed(error: Refused, split: str) -> Refused:
+    """The same problems, told to someone who typed arguments and not the settings of a training run."""
+    names = {f"data.{split}": "--data", "data.path": "--data", "data.text_column": "--text-column"}
+    names |= {"data.splits": "--split", f"data.splits.{split}": "--split"}
+    names |= {"data.name": "--name", "data.revision": "--revision"}
+    return Refused(*(replace(p, setting=names.get(p.setting, p.setting)) for p in error.problems))
+
+
+def _reads_like_a_path(name: str) -> bool:
+    parent = Path(name).parent
+    return looks_local(name) or (parent != Path() and parent.is_dir())
+
+
+def _no_others(given: dict[str, str], text: str, fitting: tuple[str, ...]) -> None:
+    others = [name for name in given if name not in fitting]
+    if others:
+        wrong = f"says nothing about {text}"
+        raise Refused(*(Problem(f"--{n.replace('_', '-')}", given[n], wrong, "leave it out") for n in others))

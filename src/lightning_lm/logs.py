@@ -1,0 +1,53 @@
+"""Where a run says what it does: the console and, once there is a folder, train.log."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from logging.handlers import MemoryHandler
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+def rank() -> int:
+    """Of this process among those of its job, as torchrun or srun tells it; 0 where it is the only one."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+
+
+class Console(logging.Handler):
+    """Writes to stderr above the progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[Callable[[], None]]:
+    """The package's log on the console; in a file too, from its first line on, once the yielded function is called."""
+    logger = logging.getLogger("lightning_lm")
+    console, kept = Console(), MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.handlers = [console, kept]
+
+    def keep() -> None:
+        file = logging.FileHandler(path, encoding="utf-8", delay=True)
+        who = f"rank {rank()}: " if rank() else ""
+        file.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {who}%(message)s"))
+        kept.setTarget(file)
+        kept.flush()
+        logger.handlers = [console, file]
+
+    try:
+        yield keep
+    except Exception as error:
+        logger.handlers = [handler for handler in logger.handlers if handler is not console]
+        logger.error("%s", error, exc_info=error)  # whoever called train shows it on the console
+        raise
+    finally:
+        for handler in logger.handlers:
+            handler.close()
+        logger.handlers = []

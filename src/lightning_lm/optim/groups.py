@@ -1,0 +1,53 @@
+"""Which parameters decay, and which optimizer updates them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from lightning_lm.optim.combined import CombinedOptimizer
+from lightning_lm.optim.schema import GroupConfig, OptimizerConfig
+
+Named = list[tuple[str, nn.Parameter]]
+
+
+def sort_parameters(model: nn.Module, table: Sequence[GroupConfig]) -> list[tuple[GroupConfig, Named]]:
+    """The trainable parameters under the row that each belongs to; tied weights once, by their first name.
+
+    Raises:
+        ValueError: a parameter fits no row.
+    """
+    rows: list[tuple[GroupConfig, Named]] = [(row, []) for row in table]
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        members = next((members for row, members in rows if row.fits(name, parameter)), None)
+        if members is None:
+            raise ValueError(f"no row of the table fits {name} with {parameter.ndim} dimensions")
+        members.append((name, parameter))
+    return rows
+
+
+def describe(model: nn.Module, table: Sequence[GroupConfig], weight_decay: float) -> str:
+    """The table with the parameters that each row took, for people."""
+    lines = [f"{'optimizer':<10}{'decay':>7}{'tensors':>9}{'parameters':>13}  rule"]
+    for row, members in sort_parameters(model, table):
+        rule = row.pattern + (f" with {row.ndim} dimension(s)" if row.ndim is not None else "")
+        count = sum(p.numel() for _, p in members)
+        decay = weight_decay if row.decay else 0
+        lines.append(f"{row.optimizer:<10}{decay:>7g}{len(members):>9}{count:>13,}  {rule}")
+    return "\n".join(lines)
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig, *, fused: bool = False) -> Optimizer:
+    """The optimizer of a model's parameters, each with the decay and the member that its row of the table names."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row, members in sort_parameters(model, config.groups):
+        if members:
+            decay = config.weight_decay if row.decay else 0.0
+            group = {"params": [parameter for _, parameter in members], "weight_decay": decay}
+            groups.setdefault(row.optimizer, []).append(group)
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    optimizers = config.build(groups, on_cpu=on_cpu, fused=fused)
+    return optimizers[0] if len(optimizers) == 1 else CombinedOptimizer(optimizers)

@@ -1,0 +1,176 @@
+"""Settings of the axes ``optimizer`` and ``scheduler``: their options, what is wrong with them, how each is built.
+
+Nothing heavy is imported here: settings are checked before torch is.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from omegaconf import MISSING
+
+from lightning_lm.constraints import LENGTH, Constraint, positive, setting, to_steps
+from lightning_lm.errors import Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LambdaLR
+
+BETAS = Constraint(
+    lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value), "two of 0 to below 1, as [0.9,0.999]"
+)
+MOMENTUM = Constraint(lambda value: 0 <= value < 1, "0 to below 1, such as 0.95")
+NOT_NEGATIVE = Constraint(lambda value: 0 <= value < float("inf"), "0 or more, such as 0.01")
+
+# -------------------------------------------------------------------------------------------------------- optimizer
+
+
+@dataclass
+class GroupConfig:
+    """One row of the ordered table that sorts parameters: the first row that fits a parameter takes it."""
+
+    pattern: str = ".*"  # regular expression, searched in the parameter's name
+    ndim: int | None = None  # number of dimensions, where it matters
+    decay: bool = True  # whether weight_decay applies
+    optimizer: str = "adamw"
+
+    def fits(self, name: str, parameter: "Tensor") -> bool:
+        return self.ndim in (None, parameter.ndim) and re.search(self.pattern, name) is not None
+
+
+@dataclass
+class OptimizerConfig:
+    """What every optimizer has. ``groups[].optimizer`` names one of ``members``, the optimizers that work together."""
+
+    name: str = MISSING
+    lr: float = setting(2e-5, positive(", such as 2e-5"))
+    weight_decay: float = setting(0.01, NOT_NEGATIVE)
+    groups: list[GroupConfig] = setting([])
+
+    members: ClassVar[tuple[str, ...]]
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with these settings, beyond the constraints of single ones."""
+        if not self.groups:
+            yield Problem("optimizer.groups", "[]", "no parameter would be trained", "leave it out, or give a row")
+        for number, row in enumerate(self.groups):
+            name = f"optimizer.groups[{number}]"
+            if row.optimizer not in self.members:
+                known = ", ".join(self.members)
+                remedy = f"choose optimizer={row.optimizer}" if row.optimizer in OPTIMIZERS else f"choose from {known}"
+                yield Problem(f"{name}.optimizer", row.optimizer, "this table can't name it", remedy)
+            elif row.optimizer == "muon" and row.ndim != 2:
+                yield Problem(f"{name}.ndim", row.ndim, "Muon is for matrices only", "give ndim: 2")
+            try:
+                re.compile(row.pattern)
+            except re.error as error:
+                yield Problem(f"{name}.pattern", row.pattern, f"no regular expression ({error})", "correct it")
+
+    def build(self, groups: dict[str, list[dict[str, Any]]], *, on_cpu: bool, fused: bool) -> "list[Optimizer]":
+        """The optimizers, one for each member that has parameters; the first one's rate is ``lr``.
+
+        Args:
+            groups: member → torch's parameter groups, each with its ``weight_decay``.
+            on_cpu: whether the parameters are on a CPU.
+            fused: whether torch's fused implementation may be used, where there is one.
+        """
+        raise NotImplementedError
+
+
+@dataclass
+class AdamWConfig(OptimizerConfig):
+    """AdamW (Loshchilov & Hutter, 2019); biases and norms don't decay."""
+
+    name: str = "adamw"
+    betas: list[float] = setting([0.9, 0.999], BETAS)
+    eps: float = setting(1e-8, positive(", such as 1e-8"))
+    groups: list[GroupConfig] = setting([GroupConfig(ndim=1, decay=False), GroupConfig()])
+
+    members = ("adamw",)
+
+    def build(self, groups: dict[str, list[dict[str, Any]]], *, on_cpu: bool, fused: bool) -> "list[Optimizer]":
+        return self.adamw(groups, self.lr, fused)
+
+    def adamw(self, groups: dict[str, list[dict[str, Any]]], lr: float, fused: bool) -> "list[Optimizer]":
+        from torch.optim import AdamW
+
+        rows = groups.get("adamw")
+        return [AdamW(rows, lr=lr, betas=tuple(self.betas), eps=self.eps, fused=fused)] if rows else []
+
+
+# Their rows are looked up one by one, so orthogonal updates make no sense there
+EMBEDDINGS_AND_HEADS = r"embed|(^|\.)(wte|wpe|lm_head|embed_out|decoder|vocab_projector)\.weight$"
+
+
+@dataclass
+class MuonConfig(AdamWConfig):
+    """Muon (Jordan et al., 2024) for the matrices inside the network, AdamW for all else."""
+
+    name: str = "muon"
+    lr: float = setting(0.02, positive(", such as 2e-5"))  # of the matrices
+    adamw_lr: float = setting(3e-3, positive(", such as 3e-3"))  # of the rest
+    momentum: float = setting(0.95, MOMENTUM)
+    groups: list[GroupConfig] = setting(
+        [
+            GroupConfig(ndim=1, decay=False),
+            GroupConfig(pattern=EMBEDDINGS_AND_HEADS),
+            GroupConfig(ndim=2, optimizer="muon"),
+            GroupConfig(),
+        ]
+    )
+
+    members = ("adamw", "muon")
+
+    def build(self, groups: dict[str, list[dict[str, Any]]], *, on_cpu: bool, fused: bool) -> "list[Optimizer]":
+        from torch.optim import Muon
+
+        from lightning_lm.optim.muon import CpuMuon
+
+        kind, rows = CpuMuon if on_cpu else Muon, groups.get("muon")
+        first = [kind(rows, lr=self.lr, momentum=self.momentum)] if rows else []
+        return first + self.adamw(groups, self.adamw_lr, fused)
+
+
+OPTIMIZERS: dict[str, type[OptimizerConfig]] = {"adamw": AdamWConfig, "muon": MuonConfig}
+
+# -------------------------------------------------------------------------------------------------------- scheduler
+
+
+@dataclass
+class SchedulerConfig:
+    """The schedules of transformers: linear, cosine, constant, and warmup-stable-decay (wsd)."""
+
+    name: str = "linear"
+    warmup: float = setting(0.0, LENGTH)  # below 1: share of the run; from 1: optimiser steps
+    decay: float = setting(0.2, LENGTH)  # wsd: share of the run, or steps, in which the rate falls to zero
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """The settings that are lengths, as shares or steps; together they must fit into the run."""
+        return {"warmup": self.warmup} | ({"decay": self.decay} if self.name == "wsd" else {})
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with these settings, beyond the constraints of single ones."""
+        phases = self.phases
+        if len(phases) > 1 and max(phases.values()) < 1 < sum(phases.values()):
+            wrong = f"together with scheduler.warmup={self.warmup} longer than the run"
+            yield Problem("scheduler.decay", self.decay, wrong, "lower one of the two")
+
+    def build(self, optimizer: "Optimizer", total_steps: int) -> "LambdaLR":
+        """The schedule, which ends at ``total_steps`` optimiser steps."""
+        from transformers import get_scheduler
+
+        names = {"constant": "constant_with_warmup", "wsd": "warmup_stable_decay"}
+        specific = {"num_decay_steps": to_steps(self.decay, total_steps)} if self.name == "wsd" else None
+        return get_scheduler(
+            names.get(self.name, self.name),
+            optimizer,
+            num_warmup_steps=to_steps(self.warmup, total_steps),
+            num_training_steps=total_steps,
+            scheduler_specific_kwargs=specific,
+        )
+
+
+SCHEDULERS: dict[str, type[SchedulerConfig]] = dict.fromkeys(("linear", "cosine", "constant", "wsd"), SchedulerConfig)

@@ -1,0 +1,106 @@
+"""What can be said of several runs together."""
+
+import json
+import math
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from lightning_lm.config.schema import may_change
+from lightning_lm.report.runs import STATUSES, Run
+from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.numbers import is_number
+
+FIRST = ("optimizer.lr", "optimizer.weight_decay")  # of the settings that vary, these lead
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Runs that differ in their seed alone."""
+
+    settings: dict[str, Any]
+    runs: list[Run]
+
+    @property
+    def seeds(self) -> set[int]:
+        return {run.settings.get("seed", 0) for run in self.runs}
+
+    @property
+    def losses(self) -> list[float]:
+        """One for each seed that finished: to run a seed again is no news."""
+        return list({run.settings["seed"]: run.loss for run in self.runs if run.loss is not None}.values())
+
+    @property
+    def mean(self) -> float:
+        """Of the seeds that finished; infinite where there is none."""
+        return fmean(self.losses) if self.losses else math.inf
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation between seeds (n − 1), from two that finished on."""
+        return stdev(self.losses) if len(self.losses) > 1 else None
+
+    @property
+    def complete(self) -> bool:
+        return len(self.losses) == len(self.seeds)
+
+
+def comparable(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def differing(runs: list[Run]) -> list[str]:
+    """The settings in which the runs differ, learning rate and weight decay first, the seed last."""
+    names = dict.fromkeys(name for run in runs for name in run.settings)
+    known = [run.settings for run in runs if run.settings]
+    free = may_change()
+    varied = [
+        name for name in names if name not in free and len({comparable(settings.get(name)) for settings in known}) > 1
+    ]
+    place = {name: number for number, name in enumerate(FIRST)} | {"seed": len(names)}
+    return sorted(varied, key=lambda name: place.get(name, len(FIRST)))
+
+
+def levels(runs: list[Run], name: str) -> list[Any]:
+    """The values of a setting, numbers in their order."""
+    values = list({str(v): v for run in runs if run.settings for v in [run.settings.get(name)]}.values())
+    return sorted(values, key=lambda v: (not is_number(v), v if is_number(v) else str(v)))
+
+
+def configurations(runs: list[Run]) -> list[Configuration]:
+    """Best mean loss first; those of which a seed did not finish come after those of which all did."""
+    names = [name for name in differing(runs) if name != "seed"]
+    sets: dict[tuple, list[Run]] = {}
+    for run in runs:
+        sets.setdefault(tuple(comparable(run.settings.get(name)) for name in names), []).append(run)
+    groups = [Configuration({n: rs[0].settings.get(n) for n in names}, rs) for rs in sets.values()]
+    return sorted(groups, key=lambda c: (not c.losses, not c.complete, c.mean))
+
+
+def ranked(runs: list[Run]) -> list[Run]:
+    """Finished runs by their validation loss, then the others by their status."""
+    return sorted(runs, key=lambda r: (r.loss is None, r.loss or 0.0, STATUSES.index(r.status)))
+
+
+def winner(runs: list[Run]) -> Run | None:
+    """Of the configuration with the lowest mean loss the run with the lowest seed: luck is not to choose one."""
+    best = configurations(runs)[0]
+    finished = [run for run in best.runs if run.loss is not None]
+    return min(finished, key=lambda run: run.settings["seed"]) if finished else None
+
+
+def cautions(runs: list[Run]) -> list[str]:
+    """What a reader must know before the losses are compared."""
+    sentences = []
+    ledgers = [(read_json(run.folder / "ledger.json") or {}).get("validation") for run in runs if run.loss is not None]
+    if len({entry["bytes"] for entry in ledgers if entry}) > 1:
+        sentences.append("The runs were validated on different texts: their figures can't be compared.")
+    elif len({entry["key"] for entry in ledgers if entry}) > 1:
+        sentences.append("The runs cut the text into different tokens: compare bits per byte, not the loss per token.")
+    if any(not c.complete and c.losses for c in configurations(runs)):
+        sentences.append("Where a seed did not finish, the mean is over those that did and ranks behind whole ones.")
+    return sentences
+
+
+def short_name(name: str) -> str:
+    return {"optimizer.lr": "learning rate", "optimizer.weight_decay": "weight decay"}.get(name, name)

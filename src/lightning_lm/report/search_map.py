@@ -1,0 +1,114 @@
+"""Validation loss over the settings that were searched: a map of two settings, or points."""
+
+import math
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from lightning_lm.report.comparison import Configuration, configurations, differing, levels, short_name
+from lightning_lm.report.runs import Run
+from lightning_lm.runs.numbers import is_number, show
+
+MARKERS = {"finished": ("o", 60), "pruned": ("s", 24), "diverged": ("x", 50), "failed": ("X", 50)}  # and their size
+RING = {"facecolors": "none", "lw": 1.5, "label": "best"}
+
+
+def search(runs: list[Run], unit: str, size: str) -> Figure | None:
+    """Validation loss over the settings that were searched: a map of two, or points; None where there is none."""
+    sets = configurations(runs)
+    names = [name for name in differing(runs) if name != "seed" and len(levels(runs, name)) > 1]
+    if not names or not any(c.losses for c in sets):
+        return None
+    figure = Figure((7, 4.4) if size == "wide" else (3.9, 3.9), layout="constrained")
+    axes = figure.subplots()
+    numeric = [name for name in names if all(map(is_number, levels(runs, name)))]
+    if len(names) > 1 and len(levels(runs, names[0])) * len(levels(runs, names[1])) <= max(6, 2 * len(sets)):
+        heatmap(axes, runs, sets, names, unit)
+    elif numeric:
+        points(axes, runs, numeric, unit)
+    else:
+        return None
+    return figure
+
+
+def scale_of(values: list[float], reach: float) -> Normalize:
+    """From the best to the worst, but what is far off doesn't wash out the rest."""
+    low, middle = min(values), float(np.median(values))
+    return Normalize(low, max(min(max(values), middle + reach * (middle - low)), low + 1e-9))
+
+
+def heatmap(axes: Axes, runs: list[Run], sets: list[Configuration], names: list[str], unit: str) -> None:
+    across, down = levels(runs, names[0]), levels(runs, names[1])[::-1]
+    cells: dict[tuple[str, str], Configuration] = {}
+    for c in sets:  # best first: other settings that vary are at their best
+        cells.setdefault((str(c.settings[names[1]]), str(c.settings[names[0]])), c)
+    grid = [[cells.get((str(y), str(x))) for x in across] for y in down]
+    values = np.array([[c.mean if c and c.losses else np.nan for c in row] for row in grid])
+    norm = scale_of(list(values[np.isfinite(values)]), 10)
+    font = min(9, 9 * axes.figure.get_figwidth() / len(across))  # so that a cell's text fits
+    image = axes.imshow(values, cmap="viridis_r", norm=norm, aspect="auto")
+    for (i, j), value in np.ndenumerate(values):
+        c = grid[i][j]
+        if c is None:
+            continue
+        red, green, blue, _ = image.cmap(norm(value))
+        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+        color = matplotlib.rcParams["text.color"] if math.isnan(value) else "white" if dark else "black"
+        weight = "bold" if c is sets[0] else "normal"
+        axes.text(j, i, cell(c), ha="center", va="center", color=color, fontsize=font, weight=weight)
+    axes.set_xticks(range(len(across)), map(show, across))
+    axes.set_yticks(range(len(down)), map(show, down))
+    axes.set(xlabel=short_name(names[0]), ylabel=short_name(names[1]))
+    over = f", best over {', '.join(map(short_name, names[2:]))}" if len(names) > 2 else ""
+    axes.set_title(f"validation loss ({unit}){over}")
+    for k in range(1, len(across)):
+        axes.axvline(k - 0.5, color=matplotlib.rcParams["axes.facecolor"], linewidth=2)
+    for k in range(1, len(down)):
+        axes.axhline(k - 0.5, color=matplotlib.rcParams["axes.facecolor"], linewidth=2)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.figure.colorbar(image, ax=axes, extend="max" if np.nanmax(values) > norm.vmax else "neither", pad=0.02)
+
+
+def cell(c: Configuration) -> str:
+    if not c.losses:
+        return "\n".join(dict.fromkeys(run.status for run in c.runs))
+    lines = [f"{c.mean:.4f}"]
+    if c.spread is not None:
+        lines.append(f"± {c.spread:.4f}")
+    if len(c.seeds) > 1:
+        lines.append(f"n = {len(c.losses)}" + ("" if c.complete else f" of {len(c.seeds)}"))
+    return "\n".join(lines)
+
+
+def points(axes: Axes, runs: list[Run], names: list[str], unit: str) -> None:
+    """Of two settings a map with the loss as colour, of one the loss over it; crosses where a run came to nothing."""
+    x, y = names[0], names[1] if len(names) > 1 else None
+    losses = {run.name: run.summary.get("val/loss", math.inf) for run in runs}
+    kinds = {status: [run for run in runs if run.status == status and run.settings] for status in MARKERS}
+    norm = scale_of([loss for loss in losses.values() if math.isfinite(loss)], 2)
+    ink, label = matplotlib.rcParams["text.color"], f"validation loss ({unit})"
+    top = norm.vmax + 0.05 * (norm.vmax - norm.vmin)  # of one setting: where the losses leave the picture
+    for status, of_status in kinds.items():
+        at = [run.settings[x] for run in of_status]
+        heights = [run.settings[y] if y else min(losses[run.name], top) for run in of_status]
+        marker, size = MARKERS[status]
+        if status in ("finished", "pruned"):
+            shade = {"c": [losses[run.name] for run in of_status], "cmap": "viridis_r", "norm": norm, "edgecolors": ink}
+            dots = axes.scatter(at, heights, marker=marker, s=size, lw=0.5, label=status if at else None, **shade)
+        elif at:
+            axes.scatter(at, heights, marker=marker, s=size, color=ink, label=status)
+    best = min(kinds["finished"], key=lambda run: losses[run.name])
+    axes.scatter(best.settings[x], best.settings[y] if y else losses[best.name], s=190, **RING, edgecolors=ink)
+    values = [run.settings[x] for of_status in kinds.values() for run in of_status]
+    if min(values) > 0 and max(values) / min(values) > 20:
+        axes.set_xscale("log")
+    if y:
+        axes.figure.colorbar(dots, ax=axes, label=label, pad=0.02, extend="max")
+    axes.set(xlabel=short_name(x), ylabel=short_name(y) if y else label)
+    axes.grid(True)
+    axes.set_axisbelow(True)
+    axes.figure.legend(loc="outside lower left", ncols=5, fontsize=9)

@@ -1,0 +1,60 @@
+"""The trained model as transformers would save it, with what it takes to check it later."""
+
+import json
+import os
+import shutil
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def export(run: Path, model: nn.Module, tokenizer: Any, objective: str, batch: dict[str, torch.Tensor]) -> None:
+    """Write ``export/`` (model and tokenizer) whole or not at all, and ``export_check.json`` of a batch beside it."""
+    scratch, target = run / ".export", run / "export"
+    shutil.rmtree(scratch, ignore_errors=True)
+    model.save_pretrained(scratch)
+    tokenizer.save_pretrained(scratch)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(scratch, target)
+    with torch.compiler.set_stance("force_eager"):
+        write_check(run, model, objective, batch["input_ids"].tolist(), batch["labels"].tolist())
+
+
+def write_check(run: Path, model: Any, objective: str, input_ids: list[list[int]], labels: list[list[int]]) -> float:
+    """Write ``run/export_check.json``: a batch, and the mean negative log-likelihood that the model gives it.
+
+    Args:
+        run: the run folder.
+        model: a transformers model; computed in float32 without dropout, and left as it was.
+        objective: ``clm`` or ``mlm``.
+        input_ids: [batch, tokens].
+        labels: [batch, tokens]; ``labels[b][t]`` is what ``logits[b][t]`` should predict, -100 where nothing.
+
+    Returns:
+        The mean, in nats per label.
+    """
+    if any(p.dtype != torch.float32 for p in model.parameters()):
+        model = deepcopy(model).float()
+    training, precision = model.training, torch.get_float32_matmul_precision()
+    model.eval()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        nll = mean_nll(model, input_ids, labels)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        model.train(training)
+    check = {"objective": objective, "input_ids": input_ids, "labels": labels, "nll": nll}
+    (run / "export_check.json").write_text(json.dumps(check), encoding="utf-8")
+    return nll
+
+
+def mean_nll(model: Any, input_ids: list[list[int]], labels: list[list[int]]) -> float:
+    """Mean negative log-likelihood in nats over the labels that aren't -100, summed in float64."""
+    device = next(model.parameters()).device
+    tokens, targets = torch.tensor(input_ids, device=device), torch.tensor(labels, device=device)
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits.cpu().double()
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.cpu().flatten()).item()

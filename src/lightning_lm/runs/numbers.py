@@ -1,0 +1,48 @@
+"""Numbers as people read them."""
+
+import json
+import math
+from typing import Any
+
+
+def short(value: str) -> str:
+    """A drawn number with four digits; what was typed as it is."""
+    try:
+        return f"{float(value):.4g}" if len(value) > 8 else value
+    except ValueError:
+        return value
+
+
+def show(value: Any, digits: str = "") -> str:
+    """A value as people read it; a missing one is a dash."""
+    match value:
+        case None:
+            return "–"
+        case bool():
+            return str(value).lower()
+        case float() if math.isinf(value):
+            return "∞" if value > 0 else "−∞"
+        case float() | int() if digits:
+            return format(value, digits if abs(value) < 1e6 else ".3g")
+        case float():
+            return f"{value:.6g}"
+        case list() | dict():
+            return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+def brief(value: Any) -> str:
+    """A value in a legend."""
+    return f"{value:.3g}" if is_number(value) else show(value)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def duration(seconds: float | None) -> str:
+    """Hours, minutes and seconds."""
+    if seconds is None:
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"

@@ -1,0 +1,150 @@
+"""The settings of a run, as its folder keeps them, and whether a command may go on in the folder."""
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from lightning_lm.config.composition import as_settings
+from lightning_lm.config.schema import AXES, Config, chosen, may_change
+from lightning_lm.constraints import default_of, walk
+from lightning_lm.errors import Problem, Refused, refuse
+from lightning_lm.runs.folder import read_json
+
+UNREADABLE = (YAMLError, OmegaConfBaseException, OSError, ValueError, KeyError, TypeError, AttributeError)
+ANOTHER = "choose another run_dir"
+
+
+def read_settings(run: Path) -> dict[str, Any]:
+    """``config.yaml`` as nested plain values; raises one of ``UNREADABLE`` where it isn't what it should be."""
+    settings = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    if not isinstance(settings, dict):
+        raise ValueError("it holds no settings")
+    return settings
+
+
+def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names."""
+    if not isinstance(settings, dict) or not settings:
+        return {prefix: settings}
+    return {k: v for name, value in settings.items() for k, v in flat(value, f"{prefix}.{name}".lstrip(".")).items()}
+
+
+# ------------------------------------------------------------------------------------------------- typed settings
+
+
+def part_of(run: Path, axis: str) -> Any:
+    """An axis's settings of a run, as an object of its option's class.
+
+    Raises:
+        Refused: its folder doesn't hold them, or the option is none of those that there are.
+    """
+    try:
+        saved = read_settings(run)[axis]
+        option = ((read_json(run / "environment.json") or {}).get("options") or {}).get(axis)
+        kind = AXES[axis][option] if option else _fitting_class(axis, saved)
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), saved))
+    except UNREADABLE as error:
+        wrong = f"its config.yaml is no run's ({(str(error) or type(error).__name__).splitlines()[0]})"
+        raise refuse("run", run, wrong, "name the folder of a run, or of a model") from error
+
+
+def _fitting_class(axis: str, saved: dict[str, Any]) -> type:
+    """For a folder from before options were noted: the one class that has the saved keys, and the fewest others."""
+    others = {
+        kind: {row.name for row in fields(kind)} - saved.keys()
+        for kind in AXES[axis].values()
+        if saved.keys() <= {row.name for row in fields(kind)}
+    }
+    fewest = [kind for kind, names in others.items() if len(names) == min(map(len, others.values()))]
+    if len(fewest) != 1:
+        raise ValueError(f"{len(fewest)} options of {axis} have the settings {', '.join(saved)}")
+    return fewest[0]
+
+
+def config_of(run: Path) -> Config:
+    """All settings of a run.
+
+    Raises:
+        Refused: its folder doesn't hold them.
+    """
+    try:
+        saved = read_settings(run)
+        axes = {axis: part_of(run, axis) for axis in AXES if axis in saved and axis != "callbacks"}
+        callbacks = {
+            name: OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(AXES["callbacks"][name]), part))
+            for name, part in (saved.get("callbacks") or {}).items()
+        }
+        common = OmegaConf.structured(Config())
+        for name in saved.keys() - AXES.keys():
+            OmegaConf.update(common, name, saved[name])
+        config: Config = OmegaConf.to_object(common)
+    except UNREADABLE as error:
+        wrong = f"its config.yaml is no run's ({str(error).splitlines()[0]})"
+        raise refuse("run", run, wrong, "name the folder of a run") from error
+    for name, part in {**axes, "callbacks": callbacks}.items():
+        setattr(config, name, part)
+    return config
+
+
+# ------------------------------------------------------------------------------------------ going on in a folder
+
+
+def same_settings(run: Path, config: Config) -> None:
+    """Check that a folder's ``config.yaml``, if it has one, asks for the same outcome.
+
+    Raises:
+        Refused: for each setting that differs; or the path isn't a folder for runs.
+    """
+    if not (run / "config.yaml").exists():
+        if run.exists() and any(child.name not in ("train.log", "trial.json") for child in run.iterdir()):
+            raise refuse("run_dir", run, "the folder isn't empty and holds no run", "choose a new one")
+        return
+    try:
+        there = flat(_completed(read_settings(run), config))
+    except UNREADABLE as error:
+        raise refuse("run_dir", run, "its config.yaml can't be read", ANOTHER) from error
+    now = flat(as_settings(config))
+    free = may_change() | {name for name, row, _ in walk(config) if row.metadata.get("may_change")}
+    differing = [name for name in sorted({*there, *now}) if there.get(name) != now.get(name) and name not in free]
+    problems = [Problem(n, now.get(n), f"{run} holds a run with {there.get(n)}", ANOTHER) for n in differing]
+    if problems := problems or list(_other_options(run, config)):
+        raise Refused(*problems)
+
+
+def _completed(saved: dict[str, Any], config: Any) -> dict[str, Any]:
+    """The saved settings, and of those that have come since, the values that do what the code did before them."""
+    complete = dict(saved)
+    for row in fields(config):
+        part = getattr(config, row.name)
+        if row.name not in saved:
+            complete[row.name] = OmegaConf.to_container(OmegaConf.create({"": default_of(row)}), enum_to_str=True)[""]
+        elif is_dataclass(part) and isinstance(saved[row.name], dict):
+            complete[row.name] = _completed(saved[row.name], part)
+    return complete
+
+
+def _other_options(run: Path, config: Config) -> Iterator[Problem]:
+    """Two options may have the same settings."""
+    there = (read_json(run / "environment.json") or {}).get("options") or {}
+    for axis, option in chosen(config).items():
+        if axis in there and there[axis] != option:
+            yield Problem(axis, option, f"{run} holds a run with {there[axis]}", ANOTHER)
+
+
+def same_text(run: Path, ledger: dict[str, dict[str, Any]]) -> None:
+    """Check that a folder's ledger, if it has one, is about the same tokens.
+
+    Raises:
+        Refused: for each split whose text or tokenizer is another.
+    """
+    there = read_json(run / "ledger.json") or ledger
+    differing = [split for split in sorted({*there, *ledger}) if there.get(split) != ledger.get(split)]
+    if differing:
+        wrong = f"{run} holds a run on other text, or with another tokenizer"
+        keys = {split: ledger.get(split, {}).get("key") for split in differing}
+        raise Refused(*(Problem(f"data.{split}", keys[split], wrong, ANOTHER) for split in differing))

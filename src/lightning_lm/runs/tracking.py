@@ -1,0 +1,118 @@
+"""Where a run's figures go: ``metrics.csv`` always, Weights & Biases where asked for."""
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from lightning_lm.errors import refuse
+from lightning_lm.figures import COLUMNS, EVALUATED, SPLITS
+from lightning_lm.runs.step_table import StepTable
+
+log = logging.getLogger(__name__)
+
+
+class RunFolderLogger(Logger):
+    """Rows of ``metrics.csv``; unlike Lightning's CSVLogger it goes on with a file that is there."""
+
+    def __init__(self, run: Path):
+        super().__init__()
+        self.table = StepTable(run / "metrics.csv", COLUMNS)
+        self.named: set[str] = set()  # figures that no column takes, once they were told
+
+    name = "run_folder"
+    version = ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        for name in metrics.keys() - {*COLUMNS, *self.named}:
+            self.named.add(name)
+            log.warning("%s is in no row of lightning_lm/figures.py: metrics.csv leaves it out", name)
+        self.table.append({"step": step, **{k: v for k, v in metrics.items() if k in COLUMNS}})
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The run folder's config.yaml has them."""
+
+
+def wandb_mode() -> str:
+    """What ``WANDB_MODE`` or W&B's settings file asks for; online only where a key is configured, else offline."""
+    import wandb
+
+    settings = wandb.setup(wandb.Settings(silent=True)).settings  # no banners, and no question for a key
+    mode = os.environ.get("WANDB_MODE") or settings.mode
+    if mode in ("offline", "dryrun", "disabled"):
+        return mode
+    return mode if wandb.login(prompt=False, verify=False) else "offline"
+
+
+def wandb_logger(
+    run: Path,
+    run_id: str,
+    *,
+    project: str,
+    entity: str | None,
+    name: str,
+    group: str,
+    tags: list[str],
+    config: dict[str, Any],
+) -> WandbLogger:
+    """A W&B run that a later start with the same id continues; under W&B's own agent the one that it has made.
+
+    Offline, every start writes a part of its own under the same id, which ``wandb sync`` sends in order of time. Steps
+    that were done again after a cut-off are in it twice, at the same ``trainer/global_step``.
+
+    Raises:
+        Refused: W&B doesn't start, or doesn't take the key or the project.
+    """
+    import wandb
+
+    if rank_zero_only.rank == 0 and wandb.run is not None:
+        log.warning("W&B: the run %s, still open in this process, is ended", wandb.run.id)
+        wandb.finish()  # WandbLogger would write into it
+    try:
+        mode = wandb_mode()
+        logger = WandbLogger(
+            project=project,
+            entity=entity,
+            name=name[:128],  # W&B's limits
+            group=group[:128],
+            tags=[tag[:64] for tag in dict.fromkeys(tags) if tag],
+            id=os.environ["WANDB_RUN_ID"] if "WANDB_SWEEP_ID" in os.environ else run_id,
+            resume="allow",
+            job_type="train",
+            save_dir=str(run.absolute()),  # W&B's service may have been started in another folder
+            mode=mode,
+            config=config,
+            settings=wandb.Settings(silent=True),
+        )
+        experiment = logger.experiment
+    except (wandb.Error, OSError) as error:
+        wrong = f"W&B did not start: {' '.join(str(error).split())}"
+        raise refuse("logger", "wandb", wrong, "set WANDB_MODE=offline, or use logger=none") from error
+    if rank_zero_only.rank == 0 and mode != "disabled":
+        for split in SPLITS:  # the summary keeps the best, not the last
+            for figure in EVALUATED:
+                best = "max" if figure.lower_is_better is False else "min"
+                experiment.define_metric(f"{split}/{figure.name}", step_metric="trainer/global_step", summary=best)
+        parts = shlex.quote(str(run / "wandb"))
+        offline = mode in ("offline", "dryrun")  # a run that is offline warns when asked for its url
+        log.info("W&B %s", f"offline: `wandb sync {parts}` sends the run later" if offline else f"at {experiment.url}")
+    return logger
+
+
+def finish_wandb(summary: dict[str, Any]) -> None:
+    """End the process's W&B run, if there is one, with the run's last figures; failed unless they say "finished"."""
+    wandb = sys.modules.get("wandb")
+    if wandb is None or wandb.run is None:
+        return
+    try:
+        wandb.run.summary.update(summary)
+        wandb.finish(exit_code=0 if summary["status"] in ("finished", "pruned") else 1)
+    except Exception as error:  # the run folder has it all, and what really went wrong must show
+        log.warning("W&B: the run could not be ended: %s", error)

@@ -1,0 +1,88 @@
+"""A sweep's jobs, and the folder that it can be gone on with."""
+
+import itertools
+import multiprocessing
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from hydra.core.override_parser.types import Override
+
+from lightning_lm.config.schema import Config, may_change
+from lightning_lm.errors import refuse
+from lightning_lm.launch import launched, run_job
+from lightning_lm.runs.folder import read_json, sweep_name, write_json
+from lightning_lm.sweeps.gpus import gpus_for
+
+Settings = dict[str, str]  # what a job has to itself: setting → value, as in an override
+DONE = ("finished", "diverged", "pruned")  # a sweep that is gone on with doesn't repeat these
+LOCK = ".lock"  # of a sweep's folder, while it is at work
+SAME = "give the settings in its sweep.json (a list of values may have grown so that jobs are added at the end)"
+
+
+def combinations(swept: dict[str, Override]) -> list[Settings]:
+    """Every combination of the values, the last setting varying fastest."""
+    for key, override in swept.items():
+        if not override.is_discrete_sweep():
+            wrong = "an interval has no end of values"
+            raise refuse(key, override.input_line.partition("=")[2], wrong, "list them, or add hydra.sweeper.trials=20")
+    values = itertools.product(*(list(override.sweep_string_iterator()) for override in swept.values()))
+    return [dict(zip(swept, chosen, strict=True)) for chosen in values]
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Refuses where another process sweeps in this folder now, or where torchrun or srun has started several."""
+    if launched(os.environ) is not None:
+        wrong = "each process that torchrun or srun has started would sweep"
+        raise refuse(
+            "hydra.mode", "MULTIRUN", wrong, "start a sweep by python train.py; hardware.devices makes processes"
+        )
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, blocking=False)
+    try:
+        with lock:
+            yield
+    except Timeout:
+        raise refuse("hydra.sweep.dir", folder, "another process sweeps in it now", "wait, or choose another") from None
+    finally:
+        if made and {path.name for path in folder.iterdir()} <= {LOCK}:  # refused before it began
+            (folder / LOCK).unlink(missing_ok=True)
+            for path in itertools.takewhile(lambda path: not any(path.iterdir()), made):
+                path.rmdir()
+
+
+def claim_folder(folder: Path, fixed: Settings, search: list[Settings]) -> None:
+    """Write what a sweep is about to its folder's ``sweep.json``, or check that it is the same or has grown at its end.
+
+    Args:
+        folder: of the sweep.
+        fixed: the settings that all jobs share.
+        search: each job's own settings; of a study one row, the space.
+
+    Raises:
+        Refused: the folder holds another sweep, or something else.
+    """
+    free = may_change()
+    fixed = {key: value for key, value in fixed.items() if key not in free}
+    folder.mkdir(parents=True, exist_ok=True)
+    there = read_json(folder / "sweep.json")
+    if there is None and any(path.name != LOCK for path in folder.iterdir()):
+        raise refuse("hydra.sweep.dir", folder, "the folder isn't empty and holds no sweep", "choose a new one")
+    if there is not None and (there["fixed"], there["search"]) != (fixed, search[: len(there["search"])]):
+        raise refuse("hydra.sweep.dir", folder, "the folder holds another sweep", f"{SAME}, or choose a new one")
+    write_json(folder / "sweep.json", {"fixed": fixed, "search": search})
+
+
+def run_sweep_job(job: Config) -> float:
+    """One job of a sweep: nothing where it is done, else a run in a process of its own, on GPUs of its own."""
+    folder = Path(job.run_dir)
+    job.logger.group = job.logger.group or sweep_name(folder.parent)
+    if (summary := read_json(folder / "summary.json")) and summary["status"] in DONE:
+        return summary.get("val/loss")
+    multiprocessing.set_start_method("forkserver", force=True)  # joblib's workers have one that their children lack
+    with gpus_for(job):
+        return run_job(job, run_test=False)  # a sweep must not choose by the test

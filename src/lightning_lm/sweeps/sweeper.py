@@ -1,0 +1,132 @@
+"""A sweep: a grid of jobs, or a study whose jobs Optuna draws. Imports nothing heavy before it must."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_lm.config.overrides import problems_of
+from lightning_lm.errors import Problem, Refused
+from lightning_lm.sweeps.jobs import Settings, alone_in, claim_folder, combinations
+from lightning_lm.sweeps.table import exit_code, job_table
+
+SAMPLERS = ("tpe", "random")
+
+
+class SearchSweeper(Sweeper):
+    """Runs a job for every combination of values; with ``trials``, a study by Optuna draws them one after another."""
+
+    def __init__(
+        self,
+        params: DictConfig | None,
+        trials: int | None,
+        parallel: int,
+        sampler: str,
+        seed: int | None,
+        reduction_factor: int | None,
+    ):
+        self.params, self.trials, self.parallel = params or {}, trials, parallel
+        self.sampler, self.seed, self.reduction_factor = sampler, seed, reduction_factor
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.loader, self.config = hydra_context.config_loader, config
+        self.launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
+
+    def sweep(self, arguments: list[str]) -> None:
+        """What is typed wins over the params of a ``sweep=`` file.
+
+        Raises:
+            Refused: a job's settings can't work, or the folder holds another sweep; nothing was run.
+            SystemExit: a job failed.
+        """
+        texts = [*(f"{setting}={values}" for setting, values in self.params.items()), *arguments]
+        parsed = OverridesParser.create(self.loader).parse_overrides(texts)
+        overrides = {override.get_key_element(): override for override in parsed}
+        swept = {key: override for key, override in overrides.items() if override.is_sweep_override()}
+        self.fixed = {key: o.get_value_element_as_str() for key, o in overrides.items() if key not in swept}
+        self.folder, self.jobs = Path(self.config.hydra.sweep.dir), []
+        self.check_search(overrides)
+        with alone_in(self.folder):
+            try:
+                self.grid(swept) if self.trials is None else self.study(swept)
+            finally:
+                if self.jobs:
+                    sys.stdout.write(job_table(self.folder, self.jobs))
+                    self.log_to_wandb()
+        if code := exit_code(self.folder, len(self.jobs)):
+            sys.exit(code)
+
+    def check_search(self, overrides: dict[str, Override]) -> None:
+        """Refuse what the sweep itself can't do."""
+        whole = "give a whole number"
+        problems = [
+            Problem(f"hydra.sweeper.{name}", value, f"less than {least}, or no number", whole)
+            for name, value, least in (
+                ("trials", self.trials, 1),
+                ("parallel", self.parallel, 1),
+                ("reduction_factor", self.reduction_factor, 2),
+            )
+            if value is not None and not (isinstance(value, int) and value >= least)
+        ]
+        if self.sampler not in SAMPLERS:
+            problems.append(
+                Problem("hydra.sweeper.sampler", self.sampler, "no such sampler", f"use {' or '.join(SAMPLERS)}")
+            )
+        if self.config.hydra.sweep._get_node("subdir")._value() != "${hydra.job.num}":
+            wrong = "a sweep is gone on with by its jobs' numbers"
+            problems.append(Problem("hydra.sweep.subdir", self.config.hydra.sweep.subdir, wrong, "leave it out"))
+        if "run_dir" in overrides:
+            value = overrides["run_dir"].get_value_element_as_str()
+            problems.append(
+                Problem("run_dir", value, "each job has its own", "name the sweep's: hydra.sweep.dir=FOLDER")
+            )
+        if problems:
+            raise Refused(*problems)
+
+    def log_to_wandb(self) -> None:
+        logger = OmegaConf.to_object(self.config.logger)
+        if logger.name == "wandb":
+            from lightning_lm.report.wandb_summary import log_sweep  # W&B and matplotlib: only now
+
+            log_sweep(self.folder, logger)
+
+    def grid(self, swept: dict[str, Override]) -> None:
+        jobs = combinations(swept)
+        self.check(jobs)
+        claim_folder(self.folder, self.fixed, jobs)
+        self.jobs = jobs
+        self.launch(jobs, 0)
+
+    def study(self, swept: dict[str, Override]) -> None:
+        from lightning_lm.sweeps.study import Study, ends, space  # Optuna: only now
+
+        drawn_from = space(swept)
+        self.check(ends(drawn_from))
+        claim_folder(self.folder, self.fixed, [{key: o.input_line.partition("=")[2] for key, o in swept.items()}])
+        study = Study(self.folder, drawn_from, self.sampler, self.seed, self.reduction_factor)
+        self.jobs = study.jobs()
+        while batch := study.next_batch(self.trials, self.parallel):
+            self.jobs = study.jobs()
+            results = self.launch([self.jobs[number] for number in batch], batch.start)
+            study.tell(batch, [result._return_value for result in results])
+
+    def overrides(self, settings: Settings) -> list[str]:
+        return [f"{key}={value}" for key, value in (self.fixed | settings).items()]
+
+    def check(self, jobs: list[Settings]) -> None:
+        """Refuse the sweep for what is wrong with any of its jobs."""
+        problems: dict[Problem, None] = {}
+        for settings in jobs:
+            problems |= dict.fromkeys(problems_of(self.loader.load_sweep_config(self.config, self.overrides(settings))))
+        if problems:
+            raise Refused(*problems)
+
+    def launch(self, jobs: list[Settings], first: int) -> Sequence[JobReturn]:
+        return self.launcher.launch([self.overrides(settings) for settings in jobs], initial_job_idx=first)

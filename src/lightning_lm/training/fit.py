@@ -1,0 +1,113 @@
+"""Training in a run folder: from the components to the figures and the export of the best checkpoint."""
+
+import logging
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf import OmegaConf
+from transformers.utils.logging import disable_progress_bar
+
+from lightning_lm.config.composition import as_settings
+from lightning_lm.config.schema import Config, chosen
+from lightning_lm.errors import Diverged
+from lightning_lm.logs import rank
+from lightning_lm.optim.groups import describe
+from lightning_lm.runs import plots
+from lightning_lm.runs.export import export
+from lightning_lm.runs.folder import environment, read_json, write_json, write_text
+from lightning_lm.runs.settings import same_text
+from lightning_lm.runs.summary import show_ledger
+from lightning_lm.runs.tracking import finish_wandb
+from lightning_lm.training.checkpoint_io import load_weights
+from lightning_lm.training.components import RunComponents, build
+from lightning_lm.training.fsdp import unsharded
+from lightning_lm.training.trainer import build_callbacks, build_loggers, build_module, build_trainer
+
+log = logging.getLogger(__name__)
+
+
+def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) -> dict[str, Any]:
+    """Build data and model, train in the run folder, or go on in it; returns the summary.
+
+    Args:
+        keep_log: called once the run has a folder, for the log to go there, too.
+
+    Raises:
+        Refused: before the folder is touched; ``Diverged`` from within the training.
+        SystemExit: 130 or 143, where the run was interrupted.
+    """
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    rank_zero_only.rank = rank()
+    first = rank() == 0  # of several processes one tells and writes
+    if not first:
+        logging.getLogger("lightning_lm").setLevel(logging.ERROR)
+        disable_progress_bar()
+    components = build(cfg)
+    ledger = components.data.ledger()
+    same_text(run, ledger)
+    run_id = (read_json(run / "environment.json") or {}).get("wandb_run_id") or secrets.token_hex(4)
+    run.mkdir(parents=True, exist_ok=True)
+    keep_log()
+    if first:
+        write_text(run / "config.yaml", OmegaConf.to_yaml(as_settings(cfg)))  # first: it makes the folder a run's
+        write_json(run / "environment.json", environment(wandb_run_id=run_id, options=chosen(cfg)))
+        write_json(run / "ledger.json", ledger)
+    log.info("%s", show_ledger(ledger))
+    log.info("%s", describe(components.model, cfg.optimizer.groups, cfg.optimizer.weight_decay))
+    summary: dict[str, Any] = {"status": "failed"}
+    try:
+        summary = _train_and_score(cfg, components, run, run_test, run_id)
+    except Diverged:
+        summary = {"status": "diverged"}
+        raise
+    except SystemExit as error:  # what Lightning makes of an interrupt
+        summary = {"status": "interrupted"}
+        place = f"run_dir={run}" if run_test else f"hydra.sweep.dir={run.parent}"  # of a sweep
+        log.warning("interrupted: the same command with %s goes on from the last checkpoint", place)
+        raise SystemExit(143 if isinstance(error, SIGTERMException) else 130) from error
+    finally:
+        if first:
+            write_json(run / "summary.json", summary)
+        finish_wandb(summary)
+    return summary
+
+
+def _train_and_score(cfg: Config, components: RunComponents, run: Path, run_test: bool, run_id: str) -> dict[str, Any]:
+    """Train, score the best checkpoint, and, in the first process, export it; returns the summary."""
+    loggers = build_loggers(cfg, run, run_id)
+    callbacks = build_callbacks(cfg, components, run)
+    module = build_module(cfg, components, callbacks.budget)
+    trainer = build_trainer(cfg, components, run, callbacks, loggers)
+    last, best = run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt"
+    trainer.fit(module, datamodule=components.data, ckpt_path=last if last.exists() else None, weights_only=True)
+    steps, objective = trainer.global_step, components.objective
+    pruned = any(getattr(callback, "pruned", False) for callback in callbacks.all)
+    checkpoint = load_weights(components.model, best)
+    figures = dict(checkpoint["callbacks"]["Telemetry"]["figures"])
+    if run_test and not pruned and "test" in components.data.streams:
+        trainer.profiler = PassThroughProfiler()  # the trace is of training
+        trainer.test(module, datamodule=components.data, verbose=False)
+        figures |= module.figures
+    if trainer.is_global_zero and not pruned:
+        model = unsharded(components.model, objective, best)
+        batch = components.data.first_validation_batch()
+        export(run, model, components.tokenizer, objective.facts.name, batch)
+        plots.write(run, objective.facts.perplexity_label)
+    telemetry = callbacks.telemetry
+    return {
+        **figures,
+        "tokens_seen": telemetry.tokens_seen(steps),
+        **telemetry.speed,
+        "seconds": telemetry.seconds,
+        "steps": steps,
+        "best_step": checkpoint["global_step"],
+        "parameters": components.model.num_parameters(),
+        "world_size": trainer.world_size,
+        "status": "pruned" if pruned else "finished",
+    }

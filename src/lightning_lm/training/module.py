@@ -1,0 +1,89 @@
+"""The LightningModule: a transformers model, an objective's loss, an optimizer."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lightning_lm.models.activations import recomputed
+from lightning_lm.models.loss import labelled_nll
+from lightning_lm.models.output_head import find_head
+from lightning_lm.objectives.objective import Objective
+from lightning_lm.training.metrics import TokenNLL
+
+
+class LanguageModel(L.LightningModule):
+    """Trains ``model`` so that the loss is the mean over the labelled tokens of the global batch.
+
+    Args:
+        model: of the objective's Auto class.
+        objective: what is predicted.
+        configure: makes the optimizer and its scheduler for a model, once it is on its device.
+        compiled: whether torch.compile joins what happens to the logits.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        configure: Callable[[nn.Module], tuple[Optimizer, LRScheduler]],
+        compiled: bool = False,
+    ):
+        super().__init__()
+        self.model = model.train()  # from_pretrained leaves it in eval mode, without dropout
+        self.head = find_head(model, compiled)
+        self.objective = objective
+        self.configure = configure
+        self.train_nll = TokenNLL()
+        self.eval_nll = TokenNLL()
+        self.gradient_norm = torch.zeros(())
+        self.figures: dict[str, float] = {}  # of the latest evaluation
+
+    def configure_optimizers(self):
+        optimizer, scheduler = self.configure(self.model)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        with nullcontext() if self.head.compiled else recomputed(self.model):
+            sums = labelled_nll(self.model, self.head, batch)
+        self.train_nll.update(sums.nll.detach(), sums.tokens)
+        # Ranks' gradients will be averaged and micro batches' losses divided by their number: both are undone here.
+        return sums.nll / batch["num_labels"] * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self.gradient_norm = nn.utils.get_total_norm([p.grad for p in parameters])
+        if gradient_clip_val is not None:
+            nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.gradient_norm)
+
+    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()  # Lightning would keep the gradients through the next forward pass
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._score(batch)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._score(batch)
+
+    def _score(self, batch: dict[str, Tensor]) -> None:
+        sums = labelled_nll(self.model, self.head, batch, with_hits=True)
+        text = {"words": batch["words"], "bytes": batch["bytes"]} if self.objective.text_metrics else {}
+        self.eval_nll.update(sums.nll, sums.tokens, sums.hits, **text)
+
+    def on_validation_epoch_end(self) -> None:
+        self._keep_figures("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._keep_figures("test")
+
+    def _keep_figures(self, split: str) -> None:
+        self.figures = {f"{split}/{name}": value for name, value in self.eval_nll.compute().items()}
+        self.eval_nll.reset()
+        for name, value in self.figures.items():  # for checkpoints, early stopping and the progress bar
+            exact = torch.tensor(value, dtype=torch.float64)
+            self.log(name, exact, logger=False, prog_bar=name == "val/loss")

@@ -1,0 +1,139 @@
+"""From the typed configuration to what trains a run's components: module, callbacks, loggers, Lightning's Trainer."""
+
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.profilers import PyTorchProfiler
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from torch import nn
+
+from lightning_lm.config.composition import as_settings
+from lightning_lm.config.schema import Config, HardwareConfig
+from lightning_lm.optim.groups import build_optimizer
+from lightning_lm.optim.schedules import build_scheduler
+from lightning_lm.runs.tracking import RunFolderLogger, wandb_logger
+from lightning_lm.training.checkpoint_io import AtomicCheckpointIO
+from lightning_lm.training.checkpoints import LastCheckpoint
+from lightning_lm.training.components import PROFILED_STEPS, RunComponents, accelerator
+from lightning_lm.training.control import Budget, KeepFreedMemory, StepSeed, StopTogether
+from lightning_lm.training.fsdp import ShardedLanguageModel, ShardedStrategy
+from lightning_lm.training.module import LanguageModel
+from lightning_lm.training.samples import PromptSamples
+from lightning_lm.training.telemetry import Telemetry
+
+PATIENCE = timedelta(hours=1)  # of a process that waits for the others
+TIMED_STEPS = 10_000  # resolution of a schedule that follows the clock
+
+
+@dataclass
+class Callbacks:
+    """What watches and steers a run; two of them are asked by others."""
+
+    all: list[L.Callback]
+    telemetry: Telemetry
+    budget: Budget
+
+
+def build_callbacks(cfg: Config, components: RunComponents, run: Path) -> Callbacks:
+    """What every run has, and what the axis ``callbacks`` adds: called in this order, checkpoints last."""
+    trainer, checkpoints = cfg.trainer, run / "checkpoints"
+    telemetry = Telemetry(components.data.plan("train"), cfg.data.block_size, trainer.log_every_n_steps)
+    budget = Budget(telemetry, components.max_steps, trainer.max_minutes)
+    callbacks: list[L.Callback] = [TQDMProgressBar(refresh_rate=10), StepSeed(cfg.seed), budget, telemetry]
+    callbacks.append(PromptSamples(run, components.tokenizer, cfg.seed))
+    callbacks += [part.build() for part in cfg.callbacks.values()]
+    if trainer.patience is not None:
+        callbacks.append(EarlyStopping("val/loss", patience=trainer.patience, check_on_train_epoch_end=False))
+    if (run / "trial.json").exists():  # a sweep's study has put it there
+        from lightning_lm.training.pruning import Pruning  # Optuna: only now
+
+        callbacks.append(Pruning(run / "trial.json"))
+    best = ModelCheckpoint(
+        checkpoints, "best", monitor="val/loss", enable_version_counter=False, save_on_train_epoch_end=False
+    )
+    last = LastCheckpoint(checkpoints, trainer.checkpoint_every_n_steps, trainer.val_every_n_steps)
+    callbacks += [best, last, StopTogether()]
+    if accelerator(cfg.hardware) == "cpu":
+        callbacks.append(KeepFreedMemory())
+    return Callbacks(callbacks, telemetry, budget)
+
+
+def build_module(cfg: Config, components: RunComponents, budget: Budget) -> LanguageModel:
+    timed = cfg.trainer.max_minutes is not None
+
+    def configure(model: nn.Module):
+        # In 16-mixed, gradients must be unscaled before they are clipped, which torch's fused optimizers don't allow
+        optimizer = build_optimizer(model, cfg.optimizer, fused=cfg.hardware.precision != "16-mixed")
+        total_steps = TIMED_STEPS if timed else components.max_steps
+        progress = (lambda: budget.progress) if timed else None
+        return optimizer, build_scheduler(optimizer, cfg.scheduler, total_steps, progress)
+
+    kind = ShardedLanguageModel if cfg.hardware.strategy == "fsdp" else LanguageModel
+    return kind(components.model, components.objective, configure, cfg.hardware.compile)
+
+
+def build_loggers(cfg: Config, run: Path, run_id: str) -> list[Any]:
+    loggers: list[Any] = [RunFolderLogger(run)]
+    if cfg.logger.name == "wandb":
+        logger = wandb_logger(
+            run,
+            run_id,
+            project=cfg.logger.project,
+            entity=cfg.logger.entity,
+            name=cfg.name if run.name == cfg.name else f"{cfg.name}-{run.name}",
+            group=cfg.logger.group or cfg.name,
+            tags=[*cfg.logger.tags, cfg.objective.name, cfg.model.tag, cfg.data.tag],
+            config=as_settings(cfg),
+        )
+        loggers.append(logger)
+    return loggers
+
+
+def build_strategy(hardware: HardwareConfig) -> Strategy | str:
+    """How processes share the work; one is slow to prepare its data only as long as the others wait for it."""
+    if hardware.strategy == "auto" and hardware.devices * hardware.nodes == 1:
+        return "auto"
+    if hardware.strategy == "fsdp":
+        return ShardedStrategy(hardware.devices * hardware.nodes, timeout=PATIENCE)
+    return DDPStrategy(timeout=PATIENCE)
+
+
+def build_trainer(
+    cfg: Config, components: RunComponents, run: Path, callbacks: Callbacks, loggers: list[Any]
+) -> L.Trainer:
+    trainer, hardware = cfg.trainer, cfg.hardware
+    accumulate = components.data.accumulate
+    by_step = trainer.val_every_n_steps
+    torch.backends.cuda.matmul.allow_tf32 = hardware.tf32
+    profiler = callbacks.telemetry.clock
+    if trainer.profiler:
+        steps = torch.profiler.schedule(wait=2, warmup=2, active=PROFILED_STEPS - 4)
+        profiler = PyTorchProfiler(run / "profile", "trace", schedule=steps, export_to_chrome=True)
+    return L.Trainer(
+        default_root_dir=run,
+        accelerator=accelerator(hardware),
+        devices=hardware.devices,
+        num_nodes=hardware.nodes,
+        strategy=build_strategy(hardware),
+        precision=hardware.precision,
+        max_epochs=-1,
+        max_steps=-1 if components.max_steps == sys.maxsize else components.max_steps,
+        accumulate_grad_batches=accumulate,
+        gradient_clip_val=trainer.gradient_clip,
+        val_check_interval=by_step * accumulate if by_step else None,
+        check_val_every_n_epoch=None if by_step else 1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # the data module deals out the batches
+        enable_model_summary=False,
+        log_every_n_steps=1,  # Telemetry keeps the interval; this only silences a warning about short epochs
+        logger=loggers,
+        callbacks=callbacks.all,
+        plugins=[AtomicCheckpointIO()],
+        profiler=profiler,
+    )

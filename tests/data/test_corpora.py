@@ -1,0 +1,302 @@
+"""Rows are what ``datasets`` yields; what can't be read is refused, with the setting and the place."""
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lightning_lm.data import readers as files_module
+from lightning_lm.data.corpora.corpus import Corpus
+from lightning_lm.data.corpora.hub import hub_corpus
+from lightning_lm.data.corpora.python_docs import python_docs_corpus
+from lightning_lm.data.corpora.text_files import text_corpus
+from lightning_lm.errors import Refused
+
+WIKITEXT = Path(__file__).parents[3] / "shared" / "wikitext-2"
+
+
+def corpus(folder: Path, files: dict | None = None, column="text", validation=None, test=None) -> Corpus:
+    return text_corpus(
+        files or {"train": [str(folder / "a.txt")]},
+        text_column=column,
+        validation_percent=validation,
+        test_percent=test,
+        cache_dir=folder / "cache",
+    )
+
+
+def rows(corpus: Corpus, split: str = "train") -> list[str]:
+    return [row for batch in corpus.rows(split) for row in batch]
+
+
+def refusal(call, *args, **kwargs) -> list[str]:
+    with pytest.raises(Refused) as caught:
+        call(*args, **kwargs)
+    return str(caught.value).splitlines()
+
+
+def datasets_rows(folder: Path, file: Path) -> list[str]:
+    cache = str(folder / "datasets")
+    return load_dataset("text", data_files=str(file), keep_linebreaks=True, split="train", cache_dir=cache)["text"][:]
+
+
+def settle(*paths: Path) -> None:
+    for path in paths:
+        os.utime(path, (1e9, 1e9))
+
+
+# ------------------------------------------------------------------------------------------------------- what is read
+
+BREAKS = "a\nb\r\nc\rd\x0be\x0cf\x85g\u2028h\x1ci\n\n \n\tj\r\n\r\nk\ufeff\x00l"
+
+
+def test_lines_are_those_of_datasets(tmp_path):
+    (tmp_path / "a.txt").write_bytes(BREAKS.encode())
+    assert rows(corpus(tmp_path)) == datasets_rows(tmp_path, tmp_path / "a.txt")
+    assert rows(corpus(tmp_path))[:5] == ["a\n", "b\n", "c\n", "d\x0be\x0cf\x85g\u2028h\x1ci\n", "\n"]
+
+
+@pytest.mark.skipif(not WIKITEXT.exists(), reason="no WikiText-2 here")
+@pytest.mark.parametrize("name, words", [("wiki.valid.tokens", 217_646), ("wiki.test.tokens", 245_569)])
+def test_wikitext_lines_and_words(tmp_path, name, words):
+    file = WIKITEXT / name
+    found = rows(corpus(tmp_path, {"train": [str(file)]}))
+    assert found == datasets_rows(tmp_path, file)
+    assert sum(len(row.split()) + row.count("\n") for row in found) == words
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(st.sampled_from("ab é\n\r\u2028\x1c漢😀"), min_size=1).filter(str.strip))
+def test_rows_put_together_are_the_text(tmp_path, text):
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    found = rows(corpus(tmp_path))
+    assert "".join(found) == text.replace("\r\n", "\n").replace("\r", "\n")
+    assert all("\n" not in row[:-1] and row for row in found)
+    assert all(row.endswith("\n") for row in found[:-1])
+
+
+@given(st.lists(st.text(max_size=9)), st.integers(1, 5), st.integers(1, 20))
+def test_batches_lose_nothing(texts, most, characters):
+    batches = list(files_module.batched(texts, most, characters))
+    assert [row for batch in batches for row in batch] == texts
+    assert all(0 < len(batch) <= most and sum(map(len, batch[:-1])) < characters for batch in batches)
+
+
+RECORDS = ["first\nline", "", 'é, "quoted"', "123"]
+
+
+def write_records(path: Path, texts=RECORDS, column="text"):
+    records = [{"id": i, column: text} for i, text in enumerate(texts)]
+    if "csv" in path.name:
+        quoted = ('"' + t.replace('"', '""') + '"' for t in texts)
+        data = f"id,{column}\r\n" + "".join(f"{i},{t}\r\n" for i, t in enumerate(quoted))
+    elif path.name.endswith(".json"):
+        data = json.dumps(records, indent=1)
+    else:
+        data = "\n".join(map(json.dumps, records))
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(records), path)
+    elif path.suffix == ".gz":
+        path.write_bytes(gzip.compress(data.encode()))
+    else:
+        path.write_text(data, newline="")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet", "a.jsonl.gz", "a.csv.gz"])
+def test_records(tmp_path, name):
+    write_records(tmp_path / name)
+    assert rows(corpus(tmp_path, {"train": [str(tmp_path / name)]})) == RECORDS
+
+
+def test_globs_are_sorted_and_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in "cab":
+        (tmp_path / f"{name}.txt").write_text(name + "\n")
+    (tmp_path / "z[1].md").write_text("z\n")
+    files = {"train": ["~/*.txt", "~/z[1].md"]}
+    assert rows(corpus(tmp_path, files)) == ["a\n", "b\n", "c\n", "z\n"]
+
+
+@given(st.integers(3, 60), st.floats(0.5, 60), st.floats(0.5, 39))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_cut_splits_are_the_file_in_order(tmp_path, count, validation, test):
+    lines = [f"{i}\n" for i in range(count)]
+    (tmp_path / "a.txt").write_text("".join(lines))
+    cut = corpus(tmp_path, validation=validation, test=test)
+    assert rows(cut, "train") + rows(cut, "validation") + rows(cut, "test") == lines
+    assert len(rows(cut, "test")) == max(1, round(count * test / 100))
+    assert len(set(cut.keys.values())) == 3
+
+
+def test_python_docs():
+    from pydoc_data.topics import topics
+
+    docs = python_docs_corpus()
+    texts = {split: "".join(rows(docs, split)) for split in ("train", "validation", "test")}
+    total = sum(map(len, topics.values()))
+    assert sum(map(len, texts.values())) == total
+    assert len(texts["train"]) > 0.8 * total and min(map(len, texts.values())) > 0.02 * total
+    for topic in topics.values():
+        assert sum(topic in text for text in texts.values()) == 1
+    assert docs.keys == python_docs_corpus().keys and len(set(docs.keys.values())) == 3
+    assert all(row.endswith("\n") and row.count("\n") == 1 for row in rows(docs))
+
+
+# --------------------------------------------------------------------------------------------------------------- keys
+
+
+def test_keys_follow_content_and_cut(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("one\ntwo\n")
+    first = corpus(tmp_path).keys["train"]
+    (tmp_path / "b.txt").write_text("one\ntwo\n")
+    assert corpus(tmp_path, {"train": [str(tmp_path / "b.txt")]}).keys["train"] == first
+    os.rename(tmp_path / "b.txt", tmp_path / "b.csv")  # the same bytes, read otherwise
+    assert corpus(tmp_path, {"train": [str(tmp_path / "b.csv")]}, column="one").keys["train"] != first
+    assert corpus(tmp_path, validation=50).keys["train"] != first
+    assert corpus(tmp_path, validation=40).keys != corpus(tmp_path, validation=50).keys
+    file.write_text("one\ntoo\n")
+    assert corpus(tmp_path).keys["train"] != first
+
+
+def test_warm_start_reads_no_text(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    settle(tmp_path / "a.txt")
+    first = corpus(tmp_path).keys
+    opened, original = [], files_module._open
+    monkeypatch.setattr(files_module, "_open", lambda path, *a, **kw: opened.append(path) or original(path, *a, **kw))
+    assert corpus(tmp_path).keys == first and not opened
+    (tmp_path / "a.txt").write_text("one\ntoo\n")  # as long as before, and too fresh to be remembered
+    assert corpus(tmp_path).keys != first and opened
+    before = len(opened)
+    corpus(tmp_path)
+    assert len(opened) > before
+
+
+# ----------------------------------------------------------------------------------------------------------- refusals
+
+CONTENT = {
+    "empty.txt": (b"", "data.train={}: an empty file"),
+    "blank.txt": (b" \n\t\n", "data.train={}: an empty file"),
+    "latin.txt": (("x" * 2**20 + "Köln").encode("latin-1"), f"data.train={{}}: not UTF-8 at byte {2**20 + 1}"),
+    "cut.txt": ("naïve é".encode()[:-1], "data.train={}: not UTF-8 at byte 7"),
+    "column.jsonl": (b'{"id": 1, "txt": "a"}', "data.text_column=text: {} has the columns id, txt; did you mean txt?"),
+    "column.csv": (b"id,body\n1,a\n", "data.text_column=text: {} has the columns id, body"),
+    "header.csv": (b"id,text\n", "data.train={}: an empty file"),
+    "number.jsonl": (b'{"text": 3}', "data.text_column=text: row 1 of {} is no text but of type int"),
+    "null.jsonl": (b'{"text": null}', "data.text_column=text: row 1 of {} is null"),
+    "broken.jsonl": (b'{"text": "a', "data.train={}: can't be read: line 1 is not JSON"),
+    "list.jsonl": (b'["a"]', "data.train={}: can't be read: record 1 is no object"),
+    "broken.json": (b'[{"text": "a"},', "data.train={}: can't be read: Expecting value"),
+    "half.jsonl": (b'{"text": "\\ud800"}', "data.train={}: can't be read: 'utf-8' codec can't encode"),
+    "broken.csv": (b'id,text\n1,"a\n', "data.train={}: can't be read: unexpected end of data"),
+    "fields.csv": (b"id,text\n1,a,b\n", "data.train={}: can't be read: line 2 has 3 fields, the header 2"),
+    "broken.parquet": (b"PAR1 not really", "data.train={}: can't be read: "),
+    "broken.txt.gz": (b"plain", "data.train={}: can't be read: Not a gzipped file"),
+}
+
+
+@pytest.mark.parametrize("name", CONTENT)
+def test_content_that_is_refused(tmp_path, name):
+    data, line = CONTENT[name]
+    (tmp_path / name).write_bytes(data)
+    told = refusal(corpus, tmp_path, {"train": [str(tmp_path / name)]})
+    assert len(told) == 1 and told[0].startswith(line.format(tmp_path / name))
+
+
+@pytest.mark.parametrize("values, line", [(["a", None], "row 2 of {} is null"), ([b"a"], "row 1 of {} is no text")])
+def test_parquet_values_that_are_refused(tmp_path, values, line):
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": values}), file)
+    told = refusal(lambda: rows(corpus(tmp_path, {"train": [str(file)]})))
+    assert told[0].startswith("data.text_column=text: " + line.format(file))
+
+
+def test_later_records_are_refused_when_read(tmp_path):
+    write_records(tmp_path / "a.jsonl", ["fine", None])
+    good = corpus(tmp_path, {"train": [str(tmp_path / "a.jsonl")]})
+    assert refusal(rows, good) == [f"data.text_column=text: row 2 of {tmp_path}/a.jsonl is null; leave such rows out"]
+
+
+def test_everything_wrong_with_the_files_at_once(tmp_path):
+    (tmp_path / "a.txt").write_text("a\n")
+    files = {"train": [str(tmp_path / "nope.txt"), str(tmp_path)], "validation": ["*.nothing"], "test": ["x"]}
+    told = refusal(corpus, tmp_path, files)
+    assert [line.partition(";")[0] for line in told] == [
+        f"data.train={tmp_path}/nope.txt: no such file",
+        f"data.train={tmp_path}: a folder",
+        "data.validation=*.nothing: no file matches",
+        "data.test=x: no such file",
+    ]
+    (tmp_path / "b.txt").write_bytes(b"\xff")
+    (tmp_path / "c.txt").write_bytes(b"")
+    assert len(refusal(corpus, tmp_path, {"train": [str(tmp_path / "*.txt")]})) == 2
+
+
+# ---------------------------------------------------------------------------------------------------------------- Hub
+
+SPLITS = {"train": "train", "validation": "validation"}
+
+
+@pytest.fixture
+def dataset(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split in SPLITS:
+        texts = [f"{split} {i}" for i in range(20)]
+        pq.write_table(pa.table({"text": texts, "label": list(range(20))}), folder / f"{split}.parquet")
+    return folder
+
+
+def test_local_dataset(dataset):
+    loaded = hub_corpus(str(dataset), None, None, "text", {**SPLITS, "test": "train[90%:]"})
+    assert rows(loaded, "validation") == [f"validation {i}" for i in range(20)]
+    assert rows(loaded, "test") == ["train 18", "train 19"]
+    assert len(set(loaded.keys.values())) == 3
+    assert hub_corpus(str(dataset), None, None, "text", SPLITS).keys["train"] == loaded.keys["train"]
+
+
+def test_wrong_names_of_a_dataset(dataset):
+    def told(column="text", name=None, **splits):
+        call = hub_corpus(str(dataset), name, None, column, {"train": "train", **splits})
+        return rows(call)
+
+    remedy = "the dataset has the splits train, validation; did you mean validation?"
+    assert refusal(told, validation="validaton")[0] == f"data.splits.validation=validaton: {remedy}"
+    both = refusal(told, column="txet", test="test")
+    assert both[0].startswith("data.text_column=txet: the split train of ") and "text, label" in both[0]
+    assert both[1].startswith("data.splits.test=test: the dataset has the splits train, validation")
+    assert refusal(told, column="label")[0].startswith("data.text_column=label: row 1 of the split train of")
+    assert "the dataset has the configurations default" in refusal(told, name="nope")[0]
+    assert refusal(told, validation="train[x:]")[0].startswith("data.splits=train[x:]: ")
+
+
+def test_pinned_revision_asks_nobody(monkeypatch):
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: 1 / 0)
+    pinned = hub_corpus("some/data", None, "0" * 40, "text", SPLITS)
+    other = hub_corpus("some/data", None, "1" * 40, "text", SPLITS)
+    assert len(set(pinned.keys.values()) | set(other.keys.values())) == 4
+    assert pinned.source == "some/data@" + "0" * 40
+
+
+def test_hub_out_of_reach(monkeypatch, tmp_path):
+    def offline(*_, **__):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("datasets.load_dataset", offline)
+    told = refusal(hub_corpus, "some/data", None, None, "text", SPLITS)
+    assert len(told) == 1 and told[0].startswith("data.path=some/data: the Hugging Face Hub can't be reached")
+    assert "data=text" in told[0] and "experiment=quickstart" in told[0]
+
+
+def test_unknown_dataset(tmp_path):
+    told = refusal(hub_corpus, str(tmp_path / "nope" / "x" / "y"), None, None, "text", SPLITS)
+    assert len(told) == 1 and told[0].startswith(f"data.path={tmp_path}/nope/x/y: ")

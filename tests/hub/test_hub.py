@@ -1,0 +1,296 @@
+"""The Hub's real clients against the stand-in on loopback; verification and the model card of what is pushed."""
+
+import json
+import logging
+import math
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hub_files import wikitext_rows, write_small_gpt2, write_wikitext
+from hub_server import TOKEN, HubServer, read_folder
+
+from lightning_lm.hub import access as hub
+from lightning_lm.hub.model_card import model_card
+from lightning_lm.hub.verify import reload
+from lightning_lm.runs.export import write_check
+
+REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"
+
+
+def make_run(folder: Path, model_folder: Path) -> Path:
+    """What a finished run leaves, as far as a push needs it."""
+    from transformers import AutoTokenizer, GPT2LMHeadModel
+
+    shutil.copytree(model_folder, folder / "export")
+    model = GPT2LMHeadModel.from_pretrained(model_folder)
+    ids = AutoTokenizer.from_pretrained(model_folder)("".join(wikitext_rows(30)))["input_ids"]
+    rows = [ids[i : i + 33] for i in range(0, 132, 33)]
+    model.train()  # the check must switch dropout off by itself, and on again
+    write_check(folder, model, "clm", [row[:-1] for row in rows], [row[1:] for row in rows])
+    assert model.training
+    return describe(folder)
+
+
+def describe(folder: Path, objective: str = "clm", **model: object) -> Path:
+    files = {
+        "summary.json": {"val/loss": 3.5, "val/perplexity": 33.115, "test/perplexity": 30.25, "tokens_seen": 12345},
+        "ledger.json": {"train": {"rows": 120, "tokens": 4567, "tail": 89}, "test": {"rows": 40}},
+        "environment.json": {"commit": "abc123", "uncommitted": "diff", "versions": {"torch": "2.13.0"}},
+    }
+    for name, value in files.items():
+        (folder / name).write_text(json.dumps(value))
+    config = {
+        "name": "my-run",
+        "model": {"name_or_path": "gpt2", "pretrained": True, "config": {}} | model,
+        "data": {"path": "Salesforce/wikitext", "name": "wikitext-2-raw-v1", "revision": REVISION, "block_size": 32},
+        "objective": {"name": objective},
+        "optimizer": {"name": "adamw", "lr": 2e-5},
+        "seed": 0,
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sources")
+    write_small_gpt2(folder / "gpt2")
+    rows = write_wikitext(folder / "wikitext")
+    return folder, rows, make_run(folder / "run", folder / "gpt2")
+
+
+def client(hub_server: HubServer, home: Path, code: str, token: str | None = None, **environment: str) -> dict:
+    """Run code in a fresh process that knows the stand-in only; returns what it prints last, as JSON."""
+    prelude = "import json, os\nfrom pathlib import Path\n"
+    variables = hub_server.environment(home, token=token) | environment
+    done = subprocess.run([sys.executable, "-c", prelude + code], env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+LOAD = """
+from lightning_lm.hub.access import go_offline_if_unreachable
+usable = go_offline_if_unreachable()
+import datasets, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer, model = AutoTokenizer.from_pretrained("gpt2"), AutoModelForCausalLM.from_pretrained("gpt2")
+text = datasets.load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", revision="REVISION")
+try:
+    AutoTokenizer.from_pretrained("nobody/nothing")
+except OSError as error:
+    missing = str(error)
+print(json.dumps({
+    "usable": usable, "missing": missing, "rows": {split: rows["text"][:] for split, rows in text.items()},
+    "ids": tokenizer("the old town")["input_ids"], "sum": sum(p.double().sum().item() for p in model.parameters()),
+}))
+""".replace("REVISION", REVISION)
+
+
+def test_a_model_and_wikitext_load_by_id(sources, tmp_path):
+    from transformers import AutoTokenizer, GPT2LMHeadModel
+
+    folder, rows, _ = sources
+    datasets = {"Salesforce/wikitext": (folder / "wikitext", REVISION)}
+    with HubServer({"gpt2": folder / "gpt2"}, datasets) as server:
+        got = client(server, tmp_path, LOAD)
+    assert got["usable"]
+    assert got["rows"] == rows
+    assert rows["train"][:3:2] == ["", ""] and rows["train"][1].startswith(" = ")
+    assert got["ids"] == AutoTokenizer.from_pretrained(folder / "gpt2")("the old town")["input_ids"]
+    model = GPT2LMHeadModel.from_pretrained(folder / "gpt2")
+    assert got["sum"] == sum(p.double().sum().item() for p in model.parameters())
+    assert "nobody/nothing" in got["missing"]
+    parquet = f"/datasets/Salesforce/wikitext/resolve/{REVISION}/wikitext-2-raw-v1/train-00000-of-00001.parquet"
+    assert ("GET", parquet) in server.requests
+
+
+REFUSALS = """
+from lightning_lm.hub import push as hub
+from lightning_lm.errors import Refused
+
+def attempt(*arguments, **options):
+    try:
+        return hub.push(*arguments, **options)
+    except Refused as refused:
+        return f"refused {refused}"
+
+run = Path(os.environ["RUN"])
+"""
+
+PUSH = """
+answers = {"no token": attempt(run, "small"), "dry run": attempt(run, "small", dry_run=True)}
+answers["no export, bad name"] = attempt(run / "export", "a/b/c", dry_run=True)
+os.environ["HF_TOKEN"] = os.environ["VALID"]
+answers["push"] = attempt(run, "small")
+hub.verify = lambda run: 0.0
+answers["again"] = attempt(run, "tester/small")
+answers["private"] = attempt(run, "tester/small", private=True)
+answers["other's"] = attempt(run, "somebody/small")
+os.environ["HF_TOKEN"] = "hf_wrong"
+answers["bad token"] = attempt(run, "small")
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
+answers["unreachable"] = attempt(run, "small")
+from transformers import AutoModelForCausalLM, AutoTokenizer
+del os.environ["HF_TOKEN"]
+tokenizer = AutoTokenizer.from_pretrained("tester/small")
+model = AutoModelForCausalLM.from_pretrained("tester/small")
+answers["sum"] = sum(p.double().sum().item() for p in model.parameters())
+print(json.dumps(answers))
+"""
+
+
+def test_push_then_load_back(sources, tmp_path):
+    folder, _, run = sources
+    with HubServer(lfs=True) as server:
+        got = client(server, tmp_path, REFUSALS + PUSH, RUN=str(run), VALID=TOKEN)
+        address = f"{server.url}/tester/small"
+    pushed = server.repos["models", "tester/small"]
+    files = dict(pushed.files)
+    files.pop(".gitattributes")  # the Hub's own
+    assert got["push"] == got["again"] == address
+    assert files.pop("README.md").decode() == model_card(run, "tester/small")  # later attempts wrote other cards
+    assert files == {name: data for name, data in read_folder(run / "export").items() if name != "README.md"}
+    assert list(server.objects.values()) == [files["model.safetensors"]]  # went as an LFS object
+
+    from transformers import GPT2LMHeadModel
+
+    model = GPT2LMHeadModel.from_pretrained(folder / "gpt2")
+    assert got["sum"] == sum(p.double().sum().item() for p in model.parameters())
+
+    assert got["no token"] == (
+        "refused repo=small: nobody is logged in to the Hub; log in with `hf auth login` or set HF_TOKEN"
+    )
+    assert "model.safetensors" in got["dry run"] and "README.md" in got["dry run"]
+    assert len(got["no export, bad name"].splitlines()) == 2
+    assert "is public" in got["private"]
+    assert "403" in got["other's"] and "somebody" in got["other's"]
+    assert "401" in got["bad token"] and "HF_TOKEN" in got["bad token"]
+    assert "can't be reached" in got["unreachable"]
+    for name in ("private", "other's", "bad token", "unreachable"):
+        assert got[name].startswith("refused ") and len(got[name].splitlines()) == 1
+
+
+def test_dry_run_and_refusals_send_nothing_and_one_commit_is_made(sources, tmp_path):
+    *_, run = sources
+    code = REFUSALS + 'hub.verify = lambda run: 0.0\nprint(json.dumps(attempt(run, "tester/s", dry_run=True)))'
+    with HubServer() as server:
+        assert "tester/s" in client(server, tmp_path, code, RUN=str(run))
+        assert server.requests == []
+        code = code.replace("dry_run=True", "private=True")
+        # The client with Xet switched on, as most users have it.
+        assert client(server, tmp_path, code, TOKEN, RUN=str(run), HF_HUB_DISABLE_XET="0").endswith("/tester/s")
+    repo = server.repos["models", "tester/s"]
+    assert len(repo.messages) == 1 and repo.private
+
+
+def test_a_tampered_export_is_refused_before_anything_is_sent(sources, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    run = tmp_path / "run"
+    shutil.copytree(sources[2], run)
+    weights = load_file(run / "export" / "model.safetensors")
+    weights["transformer.h.0.mlp.c_fc.weight"][0] += 0.5
+    save_file(weights, run / "export" / "model.safetensors", metadata={"format": "pt"})
+    code = REFUSALS + 'print(json.dumps(attempt(run, "small")))'
+    with HubServer() as server:
+        refused = client(server, tmp_path / "home", code, TOKEN, RUN=str(run))
+        assert server.requests == []
+    assert refused.startswith(f"refused run={run}: its export has a loss of ")
+
+
+def test_the_check_of_a_masked_model_is_the_float64_mean_over_its_labels(tmp_path):
+    from transformers import BertConfig, BertForMaskedLM, BertTokenizer
+
+    words = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"])}
+    BertTokenizer(vocab=words).save_pretrained(tmp_path / "export")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = BertForMaskedLM(BertConfig(vocab_size=len(words), **sizes))
+    model.save_pretrained(tmp_path / "export")
+    tokens = torch.randint(5, 13, (2, 12))
+    labels = torch.where(torch.rand(tokens.shape) < 0.4, tokens, -100)
+    labels[0, 0] = 5
+    nll = write_check(tmp_path, model, "mlm", tokens.tolist(), labels.tolist())
+    scores = model.eval()(input_ids=tokens).logits.detach().double().log_softmax(-1)
+    scored = [-scores[b, t, labels[b, t]].item() for b, t in (labels != -100).nonzero().tolist()]
+    assert math.isclose(nll, sum(scored) / len(scored), rel_tol=1e-9)
+    assert math.isclose(reload(tmp_path), nll, rel_tol=1e-5)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "export" / name).unlink()
+    with pytest.raises(ValueError, match="tokenizer"):
+        reload(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------------- model card
+
+
+def test_the_card_says_what_the_run_says(sources):
+    from huggingface_hub import ModelCard
+
+    card = ModelCard(model_card(sources[2], "me/small"))
+    assert card.data.pipeline_tag == "text-generation" and card.data.library_name == "transformers"
+    assert card.data.base_model == "gpt2" and card.data.datasets == ["Salesforce/wikitext"]
+    found = {(r.dataset_split, r.metric_type): r.metric_value for r in card.data.eval_results}
+    assert found[("test", "perplexity")] == 30.25 and found[("validation", "loss")] == 3.5
+    assert '"me/small"' in card.text and "GPT2LMHeadModel" in card.text and "uncommitted changes" in card.text
+    assert "| train | 120 | 4,567 | 89 |" in card.text and "| test | 40 |  |  |" in card.text
+
+
+def test_the_card_of_a_masked_model_from_scratch(tmp_path):
+    from huggingface_hub import ModelCard
+
+    run = describe(tmp_path, "mlm", name_or_path="/home/me/bert", pretrained=False)
+    card = ModelCard(model_card(run))
+    assert card.data.pipeline_tag == "fill-mask" and card.data.base_model is None
+    named = [line for line in card.content.splitlines() if "perplexity" in line]
+    assert named and all("masked-token" in line for line in named)
+    assert "trained from scratch" in card.text and "/home/me" not in card.text
+
+
+# -------------------------------------------------------------------------------------------------------- reachability
+
+
+@pytest.fixture
+def silent():
+    """Address of a server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def timed(timeout: float) -> bool:
+    start = time.monotonic()
+    answer = hub.reachable(timeout)
+    assert time.monotonic() - start < timeout + 1
+    return answer
+
+
+def test_reachable(silent, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    hub.reachable(0.01)  # imports the client
+    with HubServer() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        assert timed(5)
+        monkeypatch.setenv("HF_ENDPOINT", f"{server.url}/no/such/page")
+        assert timed(5)
+    assert not timed(5)  # nobody listens there any more
+    monkeypatch.setenv("HF_ENDPOINT", silent)
+    assert not timed(0.5)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(3))
+    monkeypatch.setenv("HF_ENDPOINT", "http://a-name-that-takes-long.example")
+    assert not timed(0.5)
+
+
+def test_going_offline_says_so_once(silent, monkeypatch, caplog):
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(hub, "reachable", lambda: False)
+    with caplog.at_level(logging.WARNING):
+        assert not hub.go_offline_if_unreachable()
+        assert not hub.go_offline_if_unreachable()
+    assert len(caplog.records) == 1 and hub.os.environ["HF_HUB_OFFLINE"] == "1"

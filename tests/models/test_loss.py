@@ -1,0 +1,300 @@
+"""The head on labelled positions, in chunks, against the whole batch's logits: loss, hits and every gradient."""
+
+import logging
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch._dynamo.testing import CompileCounterWithBackend
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM
+
+from lightning_lm.models import activations as recompute
+from lightning_lm.models import loss, output_head
+from lightning_lm.models.loading import layers
+from lightning_lm.models.loss import labelled_nll
+from lightning_lm.models.output_head import OutputHead, find_head
+
+VOCABULARY, COLUMNS = 101, 41
+COMMON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "sep_token_id": 2,
+    "cls_token_id": 1,
+}
+GPT2 = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+DISTILBERT = {"vocab_size": VOCABULARY, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48}
+CAUSAL = {
+    "gpt2": GPT2,
+    "gpt_neo": COMMON | {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]},
+    "gpt_neox": COMMON,  # untied
+    "opt": COMMON | {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    "llama": COMMON,
+    "qwen3": COMMON | {"tie_word_embeddings": True},
+    "gemma2": COMMON | {"final_logit_softcapping": 0.5},
+    "phi": COMMON,  # with a bias
+    "granite": COMMON | {"logits_scaling": 3.0},
+    "cohere": COMMON | {"logit_scale": 0.25},
+}
+MASKED = {
+    "bert": COMMON,
+    "roberta": COMMON,
+    "distilbert": DISTILBERT,
+    "albert": COMMON | {"embedding_size": 16},
+    "electra": COMMON | {"embedding_size": 16},
+    "deberta-v2": COMMON | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    "xlm-roberta": COMMON,
+    "modernbert": COMMON | {"tie_word_embeddings": False},
+}
+# After which module only labelled positions go on, if it isn't the body, or the hook would never run
+PLACES = {name: f"{name}.encoder.layer.1.attention" for name in ("bert", "roberta", "electra")}
+PLACES |= {"xlm-roberta": PLACES["roberta"], "deberta-v2": "deberta.encoder.layer.1.attention"}
+PLACES |= {"distilbert": "distilbert.transformer.layer.1.sa_layer_norm", "opt": None}
+ALL = [("clm", name) for name in CAUSAL] + [("mlm", name) for name in MASKED]
+MASKED["esm"] = COMMON | {"mask_token_id": 3}  # adds a bias of zeros outside its last layer
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    # Several chunks, rows and columns, and the last ones shorter
+    monkeypatch.setitem(loss.LOGITS_PER_CHUNK, "cpu", 16 * VOCABULARY)
+    monkeypatch.setattr(loss, "EVAL_ROWS", 16)
+    monkeypatch.setitem(output_head.EVAL_COLUMNS, "cpu", COLUMNS)
+    monkeypatch.setitem(output_head.VOCABULARY_MULTIPLE, "cpu", 8)  # as on a GPU, where it is larger
+    monkeypatch.setattr(recompute, "LARGE", dict.fromkeys(recompute.LARGE, 1))
+
+
+def make(objective, name, noise=0.1):
+    torch.manual_seed(0)
+    auto, settings = (
+        (AutoModelForCausalLM, CAUSAL[name]) if objective == "clm" else (AutoModelForMaskedLM, MASKED[name])
+    )
+    config = CONFIG_MAPPING[name](**settings)
+    for key in [key for key in vars(config) if "drop" in key and isinstance(getattr(config, key), float)]:
+        setattr(config, key, 0.0)
+    model = auto.from_config(config)
+    with torch.no_grad():  # random weights give almost the same logits to every token
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * noise)
+    return model.train()
+
+
+def make_batch(objective, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, VOCABULARY, (4, 24), generator=generator)
+    labels = torch.randint(3, VOCABULARY, (4, 24), generator=generator)
+    valid = torch.ones_like(ids)
+    valid[-1, 17:] = 0
+    labelled = torch.rand(ids.shape, generator=generator) < (0.9 if objective == "clm" else 0.2)
+    labels = torch.where(labelled & (valid == 1), labels, -100)
+    where = (labels != -100).flatten().nonzero().squeeze(1)
+    return {"input_ids": ids, "attention_mask": valid, "labels": labels, "labelled": where}
+
+
+def plain(model, batch):
+    """Loss by the model's own logits, in float64, with the hits."""
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    wanted = batch["labels"] != -100
+    logits, labels = logits[wanted].double(), batch["labels"][wanted]
+    return F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(-1) == labels).sum()
+
+
+def gradients(model):
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def assert_same_gradients(found, expected, tolerance=1e-4):
+    assert found.keys() == expected.keys()
+    largest = max(gradient.abs().max() for gradient in expected.values())
+    atol = tolerance * 0.1 * float(largest)
+    for name, gradient in expected.items():
+        assert torch.allclose(found[name], gradient, rtol=tolerance, atol=atol), name
+
+
+@pytest.mark.parametrize(("objective", "name"), ALL)
+def test_loss_hits_and_every_gradient_are_those_of_the_whole_logits(objective, name):
+    model, batch = make(objective, name), make_batch(objective)
+    head = find_head(model)
+    place = PLACES.get(name, model.base_model_prefix)
+    assert head.sparse is (place and model.get_submodule(place))
+    assert head.linear is not None and model.training
+    reference, hits = plain(model, batch)
+    reference.backward()
+    expected = gradients(model)
+
+    sums = labelled_nll(model, head, batch)
+    without = {name: x for name, x in batch.items() if name != "labelled"}
+    torch.testing.assert_close(labelled_nll(model, head, without).nll, sums.nll)
+    assert sums.tokens == (batch["labels"] != -100).sum()
+    torch.testing.assert_close(sums.nll.double(), reference, rtol=1e-5, atol=0)
+    sums.nll.backward()
+    assert_same_gradients(gradients(model), expected)
+
+    with torch.no_grad():
+        scored = labelled_nll(model, head, batch, with_hits=True)
+    torch.testing.assert_close(scored.nll, reference.detach(), rtol=1e-5, atol=0)
+    assert scored.hits == hits
+
+
+@pytest.mark.parametrize(("objective", "name"), [*ALL, ("mlm", "esm")])
+def test_a_bias_that_begins_at_zero_is_not_overlooked(objective, name):
+    model, batch = make(objective, name, noise=0), make_batch(objective)
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    head = find_head(model)
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+    assert (head.sparse is None) == (name == "opt") and (head.linear is None) == (name == "esm")
+    plain(model, batch)[0].backward()
+    expected = gradients(model)
+    labelled_nll(model, head, batch).nll.backward()
+    assert_same_gradients(gradients(model), expected)
+
+
+@pytest.mark.parametrize(
+    ("objective", "name", "mixed"),  # Gemma 2 as a whole in bfloat16 rounds its own capped logits, ours are float32
+    [
+        ("clm", "gpt2", True),
+        ("clm", "gemma2", True),
+        ("mlm", "bert", True),
+        ("clm", "gpt2", False),
+        ("mlm", "bert", False),
+    ],
+)
+def test_in_bfloat16_the_sum_keeps_float32(objective, name, mixed):
+    model, batch = make(objective, name), make_batch(objective)
+    model = model if mixed else model.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        reference, _ = plain(model, batch)
+        reference.backward()
+        expected = gradients(model)
+        sums = labelled_nll(model, find_head(model), batch)
+        sums.nll.backward()
+    assert sums.nll.dtype == torch.float32
+    torch.testing.assert_close(sums.nll.double(), reference, rtol=1e-5, atol=0)
+    assert_same_gradients(gradients(model), expected, tolerance=6e-2)
+
+
+@pytest.mark.parametrize(("objective", "name"), [("clm", "gpt2"), ("clm", "llama"), ("mlm", "bert")])
+def test_with_gradient_checkpointing(objective, name):
+    model, batch = make(objective, name), make_batch(objective)
+    labelled_nll(model, find_head(model), batch).nll.backward()
+    expected = gradients(model)
+    model.gradient_checkpointing_enable()
+    labelled_nll(model, find_head(model), batch).nll.backward()
+    assert_same_gradients(gradients(model), expected, tolerance=1e-6)
+
+
+@pytest.mark.parametrize(("objective", "name"), [("clm", "gpt2"), ("mlm", "bert")])
+def test_no_whole_logits_exist(objective, name):
+    model, batch = make(objective, name), make_batch(objective)
+    head, shapes = find_head(model), []
+
+    class Shapes(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if function is not torch.ops.aten.t.default:
+                shapes.append(tuple(getattr(result, "shape", ())))
+            return result
+
+    def largest():
+        logits = [shape for shape in shapes if shape[-1:] in ((VOCABULARY,), (104,))]
+        return max(math.prod(shape[:-1]) for shape in logits if shape[0] != 32)  # the head's weights, transposed
+
+    with torch.no_grad(), Shapes():
+        labelled_nll(model, head, batch, with_hits=True)
+    assert (16, COLUMNS) in shapes and largest() == 1, "one position goes through the model's own head for form's sake"
+    with Shapes():
+        labelled_nll(model, head, batch).nll.backward()
+    assert 1 < largest() <= 16 < len(batch["labelled"])
+
+
+def test_a_batch_without_a_label_gives_every_parameter_a_zero_gradient():
+    model, batch = make("mlm", "bert"), make_batch("mlm")
+    batch["labels"], batch["labelled"] = torch.full_like(batch["labels"], -100), torch.arange(0)
+    sums = labelled_nll(model, find_head(model), batch)
+    sums.nll.backward()
+    assert sums.tokens == 0 and sums.nll == 0
+    assert all(not gradient.any() for gradient in gradients(model).values())
+
+
+def test_a_second_backward_pass_is_refused():
+    model, batch = make("clm", "gpt2"), make_batch("clm")
+    nll = labelled_nll(model, find_head(model), batch).nll
+    nll.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="needs another loss"):
+        nll.backward()
+
+
+class Changed(torch.nn.Module):
+    """A model that does something to its last layer's logits."""
+
+    def __init__(self, model, change):
+        super().__init__()
+        self.model, self.change, self.config = model, change, model.config
+        self.base_model, self.device = model.base_model, model.device
+
+    def get_output_embeddings(self):
+        return self.model.get_output_embeddings()
+
+    def forward(self, **inputs):
+        output = self.model(**inputs)
+        output.logits = self.change(output.logits)
+        return output
+
+
+def test_a_scale_and_a_bias_together():
+    model, batch = Changed(make("clm", "phi"), lambda logits: 3 * logits).train(), make_batch("clm")
+    head = find_head(model)
+    assert head.scale == pytest.approx(3) and head.linear.bias is not None
+    reference, _ = plain(model, batch)
+    reference.backward()
+    expected = gradients(model)
+    sums = labelled_nll(model, head, batch)
+    sums.nll.backward()
+    torch.testing.assert_close(sums.nll.double(), reference, rtol=1e-5, atol=0)
+    assert_same_gradients(gradients(model), expected)
+
+
+@pytest.mark.parametrize(("objective", "name"), [("clm", "gpt2"), ("mlm", "bert")])
+def test_what_does_not_fit_takes_the_plain_path_and_says_so(objective, name, caplog, monkeypatch):
+    def odd(logits):
+        return logits + 0.01 * logits.square() + logits.mean((0, 1))
+
+    model, batch = Changed(make(objective, name), odd).train(), make_batch(objective)
+    monkeypatch.setattr(logging.getLogger("lightning_lm"), "propagate", True)
+    with caplog.at_level(logging.INFO, "lightning_lm"):
+        head = find_head(model)
+    assert head == OutputHead() and "all positions" in caplog.text
+    torch.testing.assert_close(labelled_nll(model, head, batch).nll.double(), plain(model, batch)[0])
+
+
+@pytest.mark.parametrize(("objective", "name"), [("clm", "llama"), ("mlm", "bert")])
+def test_with_compiled_layers_and_head(objective, name, monkeypatch):
+    model, batch = make(objective, name), make_batch(objective)
+    reference, _ = plain(model, batch)
+    reference.backward()
+    expected = gradients(model)
+    for layer in layers(model):
+        layer.compile(backend="aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
+    monkeypatch.setattr(loss, "_compiled", lambda: torch.compile(loss._differentiate, backend=counter))
+    head = find_head(model, compiled=True)
+    assert head.sparse is model.base_model
+    for _ in range(2):
+        sums = labelled_nll(model, head, batch)
+        sums.nll.backward()
+        torch.testing.assert_close(sums.nll.double(), reference, rtol=1e-5, atol=0)
+        assert_same_gradients(gradients(model), expected)
+    for labels in (17, 21, 30):  # their number differs from batch to batch
+        labelled_nll(model, head, batch | {"labelled": batch["labelled"][:labels]}).nll.backward()
+    assert 0 < counter.frame_count <= 4

@@ -1,0 +1,33 @@
+"""Run folders made without a run."""
+
+import math
+
+from omegaconf import OmegaConf
+
+from lightning_lm.config.composition import as_settings, compose
+from lightning_lm.runs.folder import write_json, write_text
+from lightning_lm.runs.step_table import StepTable
+from lightning_lm.runs.tracking import RunFolderLogger
+
+BASE = ("data=text", "data.train=a.txt", "data.validation=b.txt", "hardware=cpu", "logger=none")
+
+
+def write_run(folder, *overrides, loss=None, status="finished", **figures):
+    """A run folder, made with what a run makes it with; its loss falls to ``loss`` in four steps."""
+    settings = as_settings(compose(*BASE, *overrides))
+    settings["run_dir"] = str(folder)
+    folder.mkdir(parents=True)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(settings))
+    write_json(folder / "ledger.json", {"validation": {"key": "k", "bytes": 1000}})
+    logger, samples = RunFolderLogger(folder), StepTable(folder / "samples.csv", ["step", "prompt", "text"])
+    for step in (1, 2, 3, 4):
+        value = (loss or math.nan) + 4 - step
+        speed = 100.0 * step  # tokens a second
+        logger.log_metrics({"train/loss": value, "tokens_seen": 600 * step, "tokens_per_second": speed}, step=step)
+        if step % 2 == 0:
+            logger.log_metrics({"val/loss": value, "tokens_seen": 600 * step}, step=step)
+            samples.append({"step": step, "prompt": "The <b>", "text": f"The <b> {step}, {folder.name}"})
+    if status is not None:
+        known = {"val/loss": loss, "val/perplexity": math.exp(loss), "best_step": 4} if loss is not None else {}
+        write_json(folder / "summary.json", {**known, **figures, "status": status})
+    return folder

@@ -1,0 +1,310 @@
+"""Sweeps: every job with its own settings, none twice, studies that survive, and what is told at the end."""
+
+import csv
+import itertools
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, compose
+from omegaconf import OmegaConf
+
+from lightning_lm.errors import Refused
+from lightning_lm.sweeps import jobs as sweep
+from lightning_lm.sweeps.gpus import claimed
+from lightning_lm.sweeps.table import job_table
+
+
+@pytest.fixture
+def command(tiny_gpt2, text, tmp_path):
+    """``train.py`` with a small model, as a command that prints to files."""
+    settings = [
+        *(f"data.{split}={text}" for split in ("train", "validation", "test")),
+        f"model.name_or_path={tiny_gpt2}",
+        "data=text",
+        "data.block_size=32",
+        f"data.cache_dir={tmp_path / 'cache'}",
+        "objective.prompts=[]",
+        "trainer.global_batch_size=8",
+        "trainer.limit_train_batches=2",
+        "trainer.limit_val_batches=1",
+        "trainer.log_every_n_steps=1",
+        "trainer.max_epochs=3",
+        "hardware=cpu",
+        "logger=none",
+    ]
+
+    def start(*overrides: str) -> subprocess.Popen:
+        arguments = [sys.executable, str(ROOT / "train.py"), *settings, *overrides]
+        with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+            return subprocess.Popen(arguments, cwd=tmp_path, stdout=out, stderr=err, start_new_session=True)
+
+    def run(*overrides: str) -> tuple[int, str, str]:
+        code = start(*overrides).wait(timeout=300)
+        return code, (tmp_path / "out").read_text(), (tmp_path / "err").read_text()
+
+    run.start, run.folder = start, tmp_path
+    return run
+
+
+def summary(job: Path) -> dict:
+    return json.loads((job / "summary.json").read_text())
+
+
+def config(job: Path):
+    return OmegaConf.load(job / "config.yaml")
+
+
+def steps(job: Path) -> list[int]:
+    """At which the training loss was logged, in the order of the file."""
+    with (job / "metrics.csv").open() as file:
+        return [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
+
+
+def kill_when(process: subprocess.Popen, path: Path) -> None:
+    """SIGKILL to the whole command once there is such a file."""
+    for _ in range(1200):
+        if path.exists():
+            break
+        assert process.poll() is None, "it ended before"
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+# ------------------------------------------------------------------------------------------------------------- grids
+
+
+def test_a_grid_is_cut_off_and_gone_on_with(command):
+    """Two processes a job; two jobs diverge, the third is killed in its middle."""
+    folder = command.folder / "outputs" / "sweeps" / "mine"
+    typed = ["sweep=lr_wd_grid", "optimizer.lr=1e20,1e-2", "optimizer.weight_decay=0,0.5", "hardware.devices=2"]
+    typed += ["hydra.sweep.dir=outputs/sweeps/mine"]
+    kill_when(command.start(*typed), folder / "2" / "checkpoints" / "last.ckpt")
+    (folder / "2" / "summary.json").unlink(missing_ok=True)
+    told = (command.folder / "err").read_text()
+    assert re.search("optimizer.lr=1e.20: the training loss is (nan|inf)", told), "at once"
+    before = {job: (folder / job / "train.log").stat().st_mtime_ns for job in "01"}
+
+    code, out, err = command(*typed)
+    assert code == 0, err
+    assert {job: (folder / job / "train.log").stat().st_mtime_ns for job in "01"} == before, "done: not touched again"
+    expected = list(itertools.product((1e20, 1e-2), (0.0, 0.5)))
+    for number, (lr, decay) in enumerate(expected):
+        settings = config(folder / str(number))
+        assert (settings.optimizer.lr, settings.optimizer.weight_decay) == (lr, decay)
+        assert settings.logger.group == "mine"
+        assert summary(folder / str(number))["status"] == ("finished" if lr < 1 else "diverged")
+    for number in (2, 3):
+        assert steps(folder / str(number)) == [1, 2, 3, 4, 5, 6]
+        assert summary(folder / str(number))["world_size"] == 2
+        assert "test/loss" not in summary(folder / str(number))
+    rows = [line.split() for line in out.splitlines() if re.match(r" *\d  ", line)]
+    assert [(int(row[0]), float(row[1]), float(row[2])) for row in rows] == [(i, *e) for i, e in enumerate(expected)]
+    assert [row[-2] for row in rows] == ["diverged", "diverged", "finished", "finished"]
+    assert float(rows[2][3]) == pytest.approx(summary(folder / "2")["val/loss"], abs=1e-4)
+    assert "4 jobs in outputs/sweeps/mine: 2 diverged, 2 finished" in out
+
+
+def test_a_refused_and_a_killed_job_leave_the_others_alone(command):
+    """Of three jobs one can't begin, and one is killed; the console tells at once, and the exit code at the end."""
+    folder = command.folder / "s"
+    process = command.start(
+        "hydra.mode=MULTIRUN", "trainer.max_epochs=3,100000", "optimizer.lr=1e-2", "hydra.sweep.dir=s"
+    )
+    log = folder / "1" / "checkpoints" / "last.ckpt"
+    for _ in range(1200):
+        if log.exists():
+            break
+        time.sleep(0.1)
+    ranks = subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(ranks[-1]), signal.SIGKILL)  # the youngest process: the one that trains
+    assert process.wait(timeout=60) == 1
+    assert summary(folder / "0")["status"] == "finished"
+    assert "was killed by SIGKILL" in (command.folder / "err").read_text()
+    assert "1 cut off" in (command.folder / "out").read_text()
+
+
+def test_the_processes_of_a_killed_command_end_too(command):
+    process = command.start("hardware.devices=2", "trainer.max_epochs=100000", "run_dir=r")
+    for _ in range(1200):
+        if (command.folder / "r" / "checkpoints" / "last.ckpt").exists():
+            break
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    for _ in range(300):
+        left = subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True).stdout.split()
+        if not left:
+            break
+        time.sleep(0.1)
+    assert left == [] and not (command.folder / "r" / "summary.json").exists()
+
+
+def test_a_search_that_cannot_work_is_refused_before_its_folder_exists(command, monkeypatch):
+    for arguments, told in [
+        (["hydra.sweeper.trials=abc"], "hydra.sweeper.trials=abc"),
+        (["hydra.sweeper.trials=2", "hydra.sweeper.parallel=0"], "hydra.sweeper.parallel=0"),
+        (["hydra.sweeper.sampler=foo"], "use tpe or random"),
+        (["hydra.sweep.subdir=${hydra.job.override_dirname}"], "hydra.sweep.subdir"),
+        (["run_dir=outputs/mine"], "name the sweep's: hydra.sweep.dir=FOLDER"),
+    ]:
+        code, out, err = command("hydra.mode=MULTIRUN", "optimizer.lr=1e-3,1e-2", "hydra.sweep.dir=s", *arguments)
+        assert (code, out, len(err.splitlines())) == (2, "", 1), err
+        assert told in err and not (command.folder / "s").exists()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = command("hydra.mode=MULTIRUN", "optimizer.lr=1e-3,1e-2", "hydra.sweep.dir=s")
+    assert code == 2 and "would sweep" in err
+
+
+def test_one_sweep_at_a_time_works_in_a_folder(tmp_path):
+    with sweep.alone_in(tmp_path / "s"):
+        with pytest.raises(Refused, match="another process sweeps in it now"), sweep.alone_in(tmp_path / "s"):
+            pass
+        (tmp_path / "s" / "sweep.json").write_text("{}")
+    with sweep.alone_in(tmp_path / "s"):
+        assert (tmp_path / "s" / "sweep.json").exists()
+
+
+def test_the_best_job_has_the_best_mean_over_seeds(tmp_path):
+    losses = {("1e-3", "0"): 3.0, ("1e-3", "1"): 3.1, ("1e-2", "0"): 2.9, ("1e-2", "1"): 4.0}
+    jobs = [{"optimizer.lr": lr, "seed": seed} for lr, seed in losses]
+    for number, loss in enumerate(losses.values()):
+        (tmp_path / str(number)).mkdir()
+        row = {"val/loss": loss, "val/perplexity": 1.0, "status": "finished", "seconds": 1.0}
+        (tmp_path / str(number) / "summary.json").write_text(json.dumps(row))
+    assert "best: job 0; the same command with optimizer.lr=1e-3 seed=0" in job_table(tmp_path, jobs)
+
+
+def test_a_folder_takes_the_same_sweep_only(tmp_path):
+    jobs = [{"seed": "0"}, {"seed": "1"}]
+    sweep.claim_folder(tmp_path / "s", {"optimizer.lr": "1", "logger": "none"}, jobs)
+    sweep.claim_folder(tmp_path / "s", {"optimizer.lr": "1"}, [*jobs, {"seed": "2"}])  # it may grow
+    for fixed, search in [
+        ({"optimizer.lr": "2"}, jobs),
+        ({"optimizer.lr": "1"}, jobs[:1]),
+        ({"optimizer.lr": "1"}, jobs[::-1]),
+    ]:
+        with pytest.raises(Refused, match="holds another sweep"):
+            sweep.claim_folder(tmp_path / "s", fixed, search)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    with pytest.raises(Refused, match="holds no sweep"):
+        sweep.claim_folder(tmp_path / "other", {}, jobs)
+
+
+# ----------------------------------------------------------------------------------------------------------- studies
+
+
+@pytest.mark.slow
+def test_an_unseeded_search_on_two_processes_is_cut_off_and_gone_on_with(command):
+    """Every rank of every job trained with the job's own rate; pruned, diverged and finished trials are told apart."""
+    folder = command.folder / "s"
+    typed = ["sweep=lr_wd_optuna", "optimizer.lr=tag(log,interval(1e-3,1e3))", "optimizer.weight_decay=0"]
+    typed += ["scheduler=constant", "hardware.devices=2", "hydra.sweep.dir=s", "hydra.sweeper.trials=6"]
+    typed += ["hydra.sweeper.sampler=random", "hydra.sweeper.seed=null", "hydra.sweeper.reduction_factor=2"]
+    kill_when(command.start(*typed), folder / "1" / "checkpoints" / "last.ckpt")
+    code, out, err = command(*typed)
+    assert code == 0, err
+    with sqlite3.connect(folder / "study.db") as db:
+        drawn = dict(db.execute("select number, param_value from trials natural join trial_params"))
+        states = [state for (state,) in db.execute("select state from trials order by number")]
+        reported = db.execute(
+            "select number, step, intermediate_value from trials natural join trial_intermediate_values"
+        ).fetchall()
+    assert [*drawn] == [*range(6)] and len(set(drawn.values())) == 6
+    names = {"finished": "COMPLETE", "pruned": "PRUNED", "diverged": "FAIL"}
+    for number, rate in drawn.items():
+        job = folder / str(number)
+        assert config(job).optimizer.lr == rate
+        with (job / "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert {float(row["learning_rate"]) for row in rows if row["learning_rate"]} <= {rate}
+        assert states[number] == names[summary(job)["status"]]
+        ranks = [int(step) for step in steps(job)]
+        assert ranks == sorted(set(ranks)), "no step twice"
+        assert (job / "export").exists() == (states[number] == "COMPLETE")
+    # The rule, by hand: after validations 1 and 2 (of 3) the best half of those that came as far goes on.
+    kept: dict[int, list[float]] = {2: [], 4: []}
+    for number in range(6):
+        ours = {step: value for n, step, value in reported if n == number}
+        for step, seen in kept.items():
+            if step in ours:
+                seen.append(ours[step])
+                good = ours[step] <= sorted(seen)[max(len(seen) // 2 - 1, 0)]
+                assert good == (step + 2 in ours or states[number] == "FAIL"), (number, step, ours, seen)
+    assert "6 jobs in s: " in out
+    # Cut off between its last checkpoint and its summary, a pruned trial stays one.
+    for job in [folder / str(number) for number, state in enumerate(states) if state == "PRUNED"][:1]:
+        before = steps(job)
+        (job / "summary.json").unlink()
+        with sqlite3.connect(folder / "study.db") as db:
+            db.execute("update trials set state = 'RUNNING' where number = ?", [job.name])
+        code, out, err = command(*typed)
+        assert code == 0, err
+        assert summary(job)["status"] == "pruned" and steps(job) == before
+
+
+# ------------------------------------------------------------------------------------- side by side, and on a cluster
+
+
+def test_jobs_side_by_side_have_gpus_of_their_own(tmp_path):
+    """Six jobs that want two of five devices each: never more than two at once, and no device in two of them."""
+    using: list[str] = []
+    most = []
+
+    def job() -> None:
+        with claimed(["0", "1", "2", "3", "4"], 2, tmp_path) as mine:
+            assert len(set(mine)) == 2 and not set(mine) & set(using)
+            using.extend(mine)
+            most.append(len(using))
+            time.sleep(0.1)
+            for device in mine:
+                using.remove(device)
+
+    failed = []
+    threading.excepthook = failed.append
+    threads = [threading.Thread(target=job) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed and len(most) == 6 and max(most) <= 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [["joblib", "hydra.launcher.n_jobs=2"], ["submitit_local"]])
+def test_launchers(command, launcher):
+    rates = "1e-2,1e20,1e-3"
+    code, out, err = command(
+        "hydra.mode=MULTIRUN",
+        f"optimizer.lr={rates}",
+        "hydra.sweep.dir=s",
+        f"hydra/launcher={launcher[0]}",
+        *launcher[1:],
+    )
+    assert code == 0, err
+    for number, rate in enumerate(rates.split(",")):
+        job = command.folder / "s" / str(number)
+        assert config(job).optimizer.lr == float(rate)
+        assert summary(job)["status"] == ("diverged" if rate == "1e20" else "finished")
+    assert "3 jobs in s: 2 finished, 1 diverged" in out
+
+
+# ------------------------------------------------------------------------------------------------------ configuration
+
+
+@pytest.mark.parametrize("name", ["lr_wd_grid", "lr_wd_seeds", "lr_wd_optuna"])
+def test_a_named_search_leaves_the_recipe_alone(name):
+    plain, searched = compose("experiment=quickstart"), compose("experiment=quickstart", f"sweep={name}")
+    plain.run_dir = searched.run_dir
+    assert searched == plain

@@ -1,0 +1,286 @@
+"""Several processes train what one trains, end as one, and leave one run behind."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, compose
+from safetensors.torch import load_file
+from tiny import write_gpt2
+
+from lightning_lm import launch
+from lightning_lm.errors import Died, Refused
+from lightning_lm.figures import COLUMNS
+from lightning_lm.launch import run_job
+from lightning_lm.training.control import Budget
+from lightning_lm.training.telemetry import Telemetry
+
+FIGURES = ["step", "tokens_seen", "learning_rate", "gradient_norm", *COLUMNS[COLUMNS.index("train/loss") :]]
+FSDP = "hardware.strategy=fsdp"
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that are started here: the models are too small for more
+
+
+def settings(model, text, folder, *more):
+    return [
+        f"model.name_or_path={model}",
+        "data=text",
+        f"data.train={text}",
+        f"data.validation={text}",
+        f"data.test={text}",
+        "data.block_size=32",
+        f"data.cache_dir={text.parent / 'cache'}",
+        "objective.prompts=[]",
+        "optimizer.lr=3e-3",
+        "trainer.max_steps=50",
+        "trainer.global_batch_size=8",
+        "trainer.limit_train_batches=13",
+        "trainer.limit_val_batches=2",
+        "trainer.limit_test_batches=1",
+        "trainer.log_every_n_steps=1",
+        "hardware=cpu",
+        "logger=none",
+        f"run_dir={folder}",
+        *more,
+    ]
+
+
+def table(folder, name="metrics.csv"):
+    with (folder / name).open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(folder, name="last"):
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_same_figures(folder, reference):
+    """The same figures, step by step, to 1e-5; speed is another matter."""
+    ours, theirs = table(folder), table(reference)
+    for row, other in zip(ours, theirs, strict=True):
+        for name in FIGURES:
+            assert (row[name] == "") == (other[name] == ""), name
+            if row[name]:
+                close = {"gradient_norm": 1e-3}.get(name, 1e-5)
+                assert float(row[name]) == pytest.approx(float(other[name]), rel=close), (row["step"], name)
+    for name, value in weights(folder).items():
+        torch.testing.assert_close(value, weights(reference)[name], rtol=0, atol=2e-4)
+    theirs = load_file(reference / "export" / "model.safetensors")
+    for name, value in load_file(folder / "export" / "model.safetensors").items():
+        torch.testing.assert_close(value, theirs[name], rtol=0, atol=2e-4)
+
+
+@pytest.fixture(scope="module")
+def small(text):
+    """Too little text for every rank to have some."""
+    path = text.parent / "small.txt"
+    path.write_text(" ".join(text.read_text(encoding="utf-8").split()[:25]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_gpt2, tiny_bert, text, small, tmp_path_factory):
+    """The folder of a run with these settings, which is trained when first asked for."""
+    made = {}
+
+    def run(objective="clm", *more):
+        key = (objective, *more)
+        if key not in made:
+            folder = tmp_path_factory.mktemp("run") / "run"
+            model = {"clm": tiny_gpt2, "mlm": tiny_bert}[objective]
+            run_job(compose(*settings(model, text, folder, f"objective={objective}", f"data.test={small}", *more)))
+            made[key] = folder
+        return made[key]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("objective", "more"),
+    [
+        ("clm", ("hardware.devices=2", "hardware.micro_batch_size=2")),
+        ("mlm", ("hardware.devices=2",)),
+        ("clm", ("hardware.devices=2", FSDP, "hardware.micro_batch_size=2")),
+        ("mlm", ("hardware.devices=2", FSDP)),
+        pytest.param("clm", ("hardware.devices=4",), marks=pytest.mark.slow),
+        pytest.param("mlm", ("hardware.devices=4", "hardware.micro_batch_size=1"), marks=pytest.mark.slow),
+        pytest.param("clm", ("hardware.devices=4", FSDP, "hardware.micro_batch_size=1"), marks=pytest.mark.slow),
+        pytest.param("mlm", ("hardware.devices=4", FSDP), marks=pytest.mark.slow),
+        pytest.param("clm", ("hardware.devices=2", FSDP, "optimizer=muon"), marks=pytest.mark.slow),
+        pytest.param(
+            "clm", ("hardware.devices=2", FSDP, "hardware.gradient_checkpointing=true"), marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_the_number_of_devices_changes_no_figure(objective, more, trained):
+    folder = trained(objective, *more)
+    outcome = [setting for setting in more if not setting.startswith("hardware.")]
+    assert_same_figures(folder, trained(objective, *outcome))
+    devices = int(more[0][-1])
+    assert json.loads((folder / "summary.json").read_text())["world_size"] == devices
+
+
+def dying(*arguments):
+    """What a rank does in the place of ``_rank``: at a step, one of them dies, or interrupts the whole job."""
+    environ = arguments[-1][1]  # of the process that called run_job
+    rank, step, how = environ["DIES"].split()
+    original = Budget.on_train_batch_end
+
+    def die(self, trainer, *more):
+        original(self, trainer, *more)
+        if trainer.global_step == int(step):
+            if how == "raises":
+                raise RuntimeError("the disk is full")
+            os.kill(int(environ["AGENT"]) if how == "INTERRUPTS" else os.getpid(), SIGNALS[how])
+
+    if os.environ["RANK"] == rank:
+        Budget.on_train_batch_end = die
+    return rank_of_a_job(*arguments)
+
+
+SIGNALS = {"KILLED": signal.SIGKILL, "INTERRUPTS": signal.SIGTERM}
+rank_of_a_job = launch._rank
+
+
+def cut_off(monkeypatch, job, rank, step, how):
+    """What ``run_job`` raises when that happens."""
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "_rank", dying)
+        patch.setenv("DIES", f"{rank} {step} {how}")
+        patch.setenv("AGENT", str(os.getpid()))
+        with pytest.raises((Died, SystemExit)) as ended:
+            run_job(job)
+    return ended.value
+
+
+def workers():
+    """Processes whose parent is this process's fork server."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, _, rest = stat.read_text().partition(" (")
+            found.append((int(pid), int(rest.rpartition(") ")[2].split()[1])))
+        except OSError:
+            continue  # it has just ended
+    mine = {pid for pid, parent in found if parent == os.getpid()}
+    return [pid for pid, parent in found if parent in mine]
+
+
+@pytest.mark.parametrize("how", ["KILLED", "raises"])
+def test_a_rank_that_dies_ends_the_job_and_is_told(how, tiny_gpt2, text, tmp_path, monkeypatch, capfd):
+    job = compose(*settings(tiny_gpt2, text, tmp_path / "run", "hardware.devices=2"))
+    died = cut_off(monkeypatch, job, 1, 5, how)
+    told = {"KILLED": "was killed by SIGKILL", "raises": "RuntimeError: the disk is full"}[how]
+    assert died.code == {"KILLED": 137, "raises": 1}[how] and "rank 1" in str(died)
+    console = capfd.readouterr().err
+    assert console.count(told) == 1 and "Connection" not in console
+    assert told in (tmp_path / "run" / "train.log").read_text()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == {"status": "failed"}
+    assert workers() == []
+
+
+def test_a_run_goes_on_with_other_devices(trained, tiny_gpt2, text, small, tmp_path, monkeypatch):
+    def job(*more):
+        more = (f"data.test={small}", "trainer.checkpoint_every_n_steps=3", *more)
+        return compose(*settings(tiny_gpt2, text, tmp_path / "run", *more))
+
+    ended = cut_off(monkeypatch, job("hardware.devices=2", "hardware.micro_batch_size=2"), 0, 5, "INTERRUPTS")
+    assert ended.code == 143
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == {"status": "interrupted"}
+    cut_off(monkeypatch, job("hardware.devices=2", FSDP), 0, 20, "KILLED")
+    cut_off(monkeypatch, job("hardware.micro_batch_size=1"), 0, 27, "KILLED")
+    cut_off(monkeypatch, job("hardware.devices=2", FSDP, "hardware.micro_batch_size=1"), 1, 38, "KILLED")
+    run_job(job())
+    assert_same_figures(tmp_path / "run", trained())
+
+
+def test_ranks_draw_their_own_dropout_and_draw_it_again(text, tmp_path, monkeypatch):
+    dropping = write_gpt2(tmp_path / "gpt2", text, dropout=0.1)
+    short = ["trainer.max_steps=10", "trainer.checkpoint_every_n_steps=3", "hardware.devices=2"]
+    jobs = [compose(*settings(dropping, text, tmp_path / name, *short)) for name in ("whole", "cut")]
+    run_job(jobs[0])
+    cut_off(monkeypatch, jobs[1], 1, 5, "KILLED")
+    run_job(jobs[1])
+    for name, value in weights(tmp_path / "cut").items():
+        assert torch.equal(value, weights(tmp_path / "whole")[name]), name
+
+
+def noting_rates(*arguments):
+    """A rank that writes down its learning rates; the second one's clock is ahead."""
+    environ, rank, seconds = arguments[-1][1], os.environ["RANK"], Telemetry.seconds
+
+    def note(self, trainer, *more):
+        with Path(environ["RATES"]).joinpath(rank).open("a") as file:
+            print(trainer.optimizers[0].param_groups[0]["lr"], file=file)
+
+    Budget.on_train_batch_start = note
+    Telemetry.seconds = property(lambda self: seconds.fget(self) + int(rank))
+    return rank_of_a_job(*arguments)
+
+
+def test_in_a_time_budget_all_ranks_have_the_same_rate(tiny_gpt2, text, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "_rank", noting_rates)
+    monkeypatch.setenv("RATES", str(tmp_path))
+    timed = ["hardware.devices=2", "trainer.max_steps=null", "trainer.max_minutes=0.1"]
+    run_job(compose(*settings(tiny_gpt2, text, tmp_path / "run", *timed)))
+    first, second = ((tmp_path / rank).read_text().split() for rank in "01")
+    assert first == second and len(set(first)) > 10
+
+
+def test_one_run_is_left_behind(tiny_gpt2, text, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = tmp_path / "run"
+    more = ["hardware.devices=2", "trainer.max_steps=3", "logger=wandb", "objective.prompts=['The river']"]
+    run_job(compose(*settings(tiny_gpt2, text, folder, *more)))
+    assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
+    assert [row["step"] for row in table(folder)] == ["1", "2", "3", "3", "3"], "three steps, validation, test"
+    assert [row["step"] for row in table(folder, "samples.csv")] == ["3"]
+    assert (folder / "train.log").read_text().count("rows        words") == 1
+
+
+def test_sharded_models_show_samples_and_low_precision(tiny_gpt2, text, tmp_path):
+    more = ["hardware.devices=2", FSDP, "hardware.precision=bf16-true", "trainer.max_steps=3"]
+    run_job(compose(*settings(tiny_gpt2, text, tmp_path / "run", *more, "objective.prompts=['The river']")))
+    assert "The river" in (tmp_path / "run" / "samples.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "environ", "setting"),
+    [
+        (["hardware.strategy=fsdp", "hardware.precision=16-mixed"], {}, "hardware.precision"),
+        (["hardware.nodes=2"], {}, "hardware.nodes"),
+        (["hardware.devices=2", "data.block_size=65"], {}, "data.block_size"),
+        (["hardware.devices=2"], {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "4"}, "hardware.devices"),
+        (["hardware.devices=2"], {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2"}, "run_dir"),
+        (["hardware.devices=2"], {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}, "run_dir"),
+    ],
+)
+def test_what_is_refused_before_anything_is_written(more, environ, setting, tiny_gpt2, text, tmp_path, monkeypatch):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Refused) as refused:
+        launch.start(compose(*settings(tiny_gpt2, text, tmp_path / "run", *more)), named=False)
+    assert setting in [problem.setting for problem in refused.value.problems]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_nodes(trained, tiny_gpt2, text, small, tmp_path, free_port):
+    """Two torchrun agents on loopback; the run equals one process's."""
+    more = [f"data.test={small}", "hardware.nodes=2", "hardware.micro_batch_size=2"]
+    agents = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={node}", "--nproc-per-node=1"]
+            + ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port}", ROOT / "train.py"]
+            + settings(tiny_gpt2, text, tmp_path / "run", *more),
+            cwd=tmp_path,
+        )
+        for node in (0, 1)
+    ]
+    assert [agent.wait() for agent in agents] == [0, 0]
+    assert_same_figures(tmp_path / "run", trained())

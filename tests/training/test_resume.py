@@ -1,0 +1,212 @@
+"""A run that was cut off ends as if it had not been."""
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, compose
+from tiny import write_gpt2
+
+from lightning_lm.errors import Refused
+from lightning_lm.run import train
+from lightning_lm.training.samples import PromptSamples
+from lightning_lm.training.telemetry import Telemetry
+
+EPOCH = 13  # optimiser steps; the last has 3 blocks instead of 8
+
+
+@pytest.fixture(scope="session")
+def dropping(text, tmp_path_factory):
+    """A model with dropout, so that a lost random state would show."""
+    return write_gpt2(tmp_path_factory.mktemp("dropping") / "gpt2", text, dropout=0.1)
+
+
+def settings(model, text, run, *more):
+    return [
+        f"model.name_or_path={model}",
+        "data=text",
+        f"data.train={text}",
+        f"data.validation={text}",
+        f"data.test={text}",
+        "data.block_size=64",
+        f"data.cache_dir={run.parent / 'cache'}",
+        "objective.prompts=['The river']",
+        "objective.preview_tokens=3",
+        "optimizer.lr=1e-3",
+        "scheduler.warmup=2",
+        "trainer.max_steps=32",
+        "trainer.global_batch_size=8",
+        "trainer.limit_train_batches=13",
+        "trainer.limit_val_batches=2",
+        "trainer.limit_test_batches=1",
+        "trainer.checkpoint_every_n_steps=3",
+        "trainer.log_every_n_steps=1",
+        "hardware=cpu",
+        "hardware.micro_batch_size=4",
+        "logger=none",
+        f"run_dir={run}",
+        *more,
+    ]
+
+
+class Killed(BaseException):
+    pass
+
+
+def cut_off(monkeypatch, hook, step, job):
+    """Run until ``hook`` (of a callback class) at a step, and stop there as a kill would."""
+    owner, name = hook
+    original = getattr(owner, name)
+
+    def dying(self, trainer, *args):
+        if trainer.global_step == step and trainer.state.fn == "fit":
+            raise Killed
+        original(self, trainer, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, dying)
+        with pytest.raises(Killed):
+            train(job)
+    Path(job.run_dir, "summary.json").unlink(missing_ok=True)  # a kill would not have left one
+
+
+def outcome(run):
+    """All that a run decides: weights, optimizer state, figures without those of time."""
+    checkpoints = {
+        name: torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("last", "best")
+    }
+    with (run / "metrics.csv").open(encoding="utf-8") as file:
+        measured = ("tokens_per_second", "data_wait", "peak_memory_gb", "model_flops_utilization")
+        rows = [{k: v for k, v in row.items() if k not in measured} for row in csv.DictReader(file)]
+    return checkpoints, rows, (run / "samples.csv").read_text(encoding="utf-8")
+
+
+def assert_same(run, reference):
+    (ours, rows, samples), (theirs, expected, expected_samples) = outcome(run), outcome(reference)
+    for name in ("last", "best"):
+        assert ours[name]["global_step"] == theirs[name]["global_step"]
+        for key, value in theirs[name]["state_dict"].items():
+            assert torch.equal(ours[name]["state_dict"][key], value), (name, key)
+        assert_equal(ours[name]["optimizer_states"], theirs[name]["optimizer_states"])
+        assert ours[name]["lr_schedulers"][0]["last_epoch"] == theirs[name]["lr_schedulers"][0]["last_epoch"]
+    assert rows == expected
+    assert samples == expected_samples
+
+
+def assert_equal(ours, theirs):
+    """Nested states, tensor by tensor."""
+    if isinstance(theirs, torch.Tensor):
+        assert torch.equal(ours, theirs)
+    elif isinstance(theirs, dict):
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            assert_equal(ours[key], value)
+    elif isinstance(theirs, list | tuple):
+        for a, b in zip(ours, theirs, strict=True):
+            assert_equal(a, b)
+    else:
+        assert ours == theirs
+
+
+@pytest.fixture(scope="session")
+def reference(dropping, text, tmp_path_factory):
+    """Uninterrupted runs, made when first asked for."""
+    made = {}
+
+    def run_with(*more):
+        if more not in made:
+            made[more] = tmp_path_factory.mktemp("reference") / "run"
+            train(compose(*settings(dropping, text, made[more], *more)))
+        return made[more]
+
+    return run_with
+
+
+BATCH_END, VALIDATED = (Telemetry, "on_train_batch_end"), (PromptSamples, "on_validation_end")
+
+
+@pytest.mark.parametrize(
+    ("hook", "steps"),
+    [
+        pytest.param(BATCH_END, [2], id="before the first checkpoint"),
+        pytest.param(BATCH_END, [4, 9, 11], id="within an epoch, three times"),
+        pytest.param(BATCH_END, [EPOCH], id="at an epoch's last step"),
+        pytest.param(VALIDATED, [EPOCH], id="in the validation at an epoch's end"),
+        pytest.param(BATCH_END, [EPOCH + 1], id="just after an epoch's end"),
+        pytest.param(BATCH_END, [EPOCH, EPOCH + 1, 2 * EPOCH, 2 * EPOCH + 1, 32], id="at all borders"),
+        pytest.param(VALIDATED, [32], id="in the last validation"),
+    ],
+)
+def test_resumed_runs_end_like_uninterrupted_ones(hook, steps, dropping, text, tmp_path, monkeypatch, reference):
+    job = compose(*settings(dropping, text, tmp_path / "run"))
+    for step in steps:
+        cut_off(monkeypatch, hook, step, job)
+    train(job)
+    assert_same(tmp_path / "run", reference())
+
+
+@pytest.mark.parametrize("more", [("trainer.val_every_n_steps=5",), ("optimizer=muon", "hardware.num_workers=2")])
+def test_resuming_with_other_settings(more, dropping, text, tmp_path, monkeypatch, reference):
+    job = compose(*settings(dropping, text, tmp_path / "run", *more))
+    for step in (5, 7, 13, 14, 15, 25, 26, 30):
+        cut_off(monkeypatch, BATCH_END, step, job)
+    train(job)
+    assert_same(tmp_path / "run", reference(*more))
+
+
+def test_a_finished_run_is_not_trained_again(dropping, text, reference, caplog):
+    run = reference()
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "train.log"}
+    assert train(compose(*settings(dropping, text, run))) > 0
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "train.log"}
+
+
+def test_a_run_with_other_settings_is_refused(dropping, text, reference):
+    with pytest.raises(Refused) as refused:
+        train(compose(*settings(dropping, text, reference(), "optimizer.lr=5e-3", "seed=3")))
+    assert [problem.setting for problem in refused.value.problems] == ["optimizer.lr", "seed"]
+
+
+def test_another_text_under_the_same_name_is_refused(dropping, text, tmp_path, monkeypatch):
+    copy = tmp_path / "text.txt"
+    copy.write_bytes(text.read_bytes())
+    job = compose(*settings(dropping, copy, tmp_path / "run"))
+    cut_off(monkeypatch, BATCH_END, 5, job)
+    copy.write_bytes(text.read_bytes()[:-100])
+    with pytest.raises(Refused, match="data.train"):
+        train(job)
+
+
+@pytest.mark.slow
+def test_ten_kills(dropping, text, tmp_path):
+    """Kill −9 the real command at ten random moments of training; all is as in an uninterrupted run."""
+
+    def start(run):
+        command = [sys.executable, ROOT / "train.py", *settings(dropping, text, run, "trainer.max_steps=600")]
+        return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def steps(run):
+        table = run / "metrics.csv"
+        lines = table.read_text(encoding="utf-8").splitlines()[1:] if table.exists() else []
+        return max((int(line.split(",")[0]) for line in lines if "," in line), default=0)
+
+    run, draw, goal = tmp_path / "run", random.Random(0), 0
+    for _ in range(10):
+        goal += draw.randint(15, 50)
+        process = start(run)
+        while steps(run) < goal:
+            assert process.poll() is None, "the run ended by itself"
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.5))
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert start(run).wait() == 0
+    assert start(tmp_path / "reference").wait() == 0
+    assert_same(run, tmp_path / "reference")
