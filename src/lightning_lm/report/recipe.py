@@ -8,7 +8,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from lightning_lm.config.composition import CONF, as_settings, compose, options
+from lightning_lm.config.composition import CONF, as_settings, compose, options, register
 from lightning_lm.errors import refuse
 from lightning_lm.runs.folder import write_text
 from lightning_lm.runs.settings import config_of
@@ -71,6 +71,7 @@ def settings_by_option(conf: Path) -> tuple[dict[str, str], dict[str, dict[str, 
 
     An axis knows nothing of the others, so an option of each is composed at a time.
     """
+    register()
     with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
         defaults = OmegaConf.to_container(hydra_compose("config", return_hydra_config=True).hydra.runtime.choices)
         loader = GlobalHydra.instance().config_loader()
