@@ -19,7 +19,7 @@ from lightning_lm.data.corpora.text_files import text_corpus
 from lightning_lm.data.schema import DataConfig
 from lightning_lm.data.token_stream import tokenize
 from lightning_lm.errors import refuse
-from lightning_lm.evaluation.perplexity import evaluate
+from lightning_lm.evaluation.perplexity import score as evaluate
 from lightning_lm.hub import push as hub
 from lightning_lm.inference import sources
 from lightning_lm.objectives.clm import Clm

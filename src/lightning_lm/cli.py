@@ -167,10 +167,10 @@ def fill_mask(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    from lightning_lm.evaluation.scoring import evaluate_model
+    from lightning_lm.evaluation import scoring
 
     names = ("block_size", "stride", "objective", "batch_size", "separator", "text_column", "name", "revision")
-    evaluation = evaluate_model(args.model, args.data, args.split, **{name: getattr(args, name) for name in names})
+    evaluation = scoring.evaluate(args.model, args.data, args.split, **{name: getattr(args, name) for name in names})
     print(evaluation.as_json() if args.json == "-" else evaluation)
     if args.json not in (None, "-"):
         Path(args.json).write_text(evaluation.as_json() + "\n", encoding="utf-8")

@@ -23,13 +23,14 @@ class Figure:
     shown: bool = True
 
 
-EVALUATED = (  # a new figure of the evaluation is a row here, and a line in training/metrics.py that computes it
+EVALUATED = (
     Figure("loss", "loss (nats per token)", lower_is_better=True),
     Figure("perplexity", "perplexity", lower_is_better=True),
     Figure("accuracy", "accuracy", lower_is_better=False),
     Figure("bits_per_byte", "bits per byte", lower_is_better=True),
     Figure("word_perplexity", "word perplexity", lower_is_better=True),
     Figure("tokens", "tokens scored", shown=False),
+    # a new figure goes here: docs/extending.md
 )
 TRAINING = (
     "epoch",

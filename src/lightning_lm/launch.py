@@ -28,7 +28,7 @@ PRELOADED = ["lightning_lm.training.trainer", "lightning_lm.runs.export", "light
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
-def start(job: Config, named: bool) -> float:
+def start(job: Config, named: bool, run_test: bool = True) -> float:
     """Train in this process where it is the only one or torchrun or srun has started it for that, else in new ones.
 
     ``named`` tells whether the user has named the run folder; the default has the time in it. Raises what ``run_job``
@@ -37,10 +37,10 @@ def start(job: Config, named: bool) -> float:
     several = job.hardware.devices * job.hardware.nodes > 1 or job.hardware.strategy is Strategy.fsdp
     processes = launched(os.environ)
     if processes is None:
-        return run_job(job) if several else train(job)
+        return run_job(job, run_test) if several else train(job, run_test=run_test)
     try:
         check_launched(job, processes, named)
-        return train(job)
+        return train(job, run_test=run_test)
     except Refused:
         if int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0):
             raise SystemExit(2) from None

@@ -15,7 +15,8 @@ from lightning_lm.data.corpora.text_files import text_corpus
 from lightning_lm.data.masking import Masking
 from lightning_lm.data.token_stream import TokenStream, tokenize
 from lightning_lm.errors import Refused
-from lightning_lm.evaluation.perplexity import evaluate, labels
+from lightning_lm.evaluation.perplexity import labels
+from lightning_lm.evaluation.perplexity import score as evaluate
 from lightning_lm.evaluation.scoring import Evaluation
 from lightning_lm.objectives.clm import Clm
 from lightning_lm.objectives.facts import MLM

@@ -44,4 +44,7 @@ class EmaConfig(CallbackConfig):
         return EMAWeightAveraging(decay=self.decay, use_buffers=False)
 
 
-CALLBACKS: dict[str, type[CallbackConfig]] = {"ema": EmaConfig}
+CALLBACKS: dict[str, type[CallbackConfig]] = {
+    "ema": EmaConfig,
+    # a new callback goes here: docs/extending.md
+}

@@ -7,6 +7,7 @@ set, and checks, stands in the ``schema.py`` of its own package.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -121,7 +122,9 @@ class Config:
     """A run. Without arguments: GPT-2 fine-tuned on WikiText-2, as ``python train.py`` does."""
 
     name: str = setting("run", may_change=True)
-    run_dir: str = setting("outputs/run", may_change=True)
+    run_dir: str = field(
+        default_factory=lambda: f"outputs/run/{datetime.now():%F_%H-%M-%S}", metadata={"may_change": True}
+    )
     seed: int = setting(0, SEED)
     model: ModelConfig = field(default_factory=lambda: ModelConfig("gpt2"))
     data: DataConfig = field(default_factory=lambda: HubDataConfig(**WIKITEXT))

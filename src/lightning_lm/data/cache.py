@@ -9,6 +9,8 @@ from filelock import FileLock
 
 from lightning_lm.errors import refuse
 
+DEFAULT_CACHE = "~/.cache/lightning-lm"
+
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> bool:
     """Make ``folder`` by ``build(temporary)`` and a rename, unless it is there; returns whether it had to be built.

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from lightning_lm.data import masking
 from lightning_lm.data.batches import EVALUATION, Batches, Positions
+from lightning_lm.data.cache import DEFAULT_CACHE
 from lightning_lm.data.collator import Collator
 from lightning_lm.data.corpora.corpus import Corpus
 from lightning_lm.data.token_stream import TokenStream, tokenize
@@ -32,6 +33,9 @@ class TextDataModule(L.LightningDataModule):
         separator: "auto", "none" or "eos": what stands between rows.
         global_batch_size: blocks per optimiser step over all devices; ``accumulate`` micro batches make one up.
         limits: largest number of global batches per split.
+        seed: of the order and of the training masks.
+        num_workers: processes that load batches; 0: the training process does.
+        cache_dir: where the tokens are kept.
 
     Raises:
         Refused: a split is empty or has no complete block.
@@ -43,20 +47,20 @@ class TextDataModule(L.LightningDataModule):
         tokenizer: Any,
         collator: Collator,
         *,
-        block_size: int,
-        separator: str,
-        global_batch_size: int,
-        accumulate: int,
-        limits: dict[str, int | None],
-        seed: int,
-        num_workers: int,
-        cache_dir: Path,
+        block_size: int = 128,
+        separator: str = "auto",
+        global_batch_size: int = 8,
+        accumulate: int = 1,
+        limits: dict[str, int | None] | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+        cache_dir: str | Path = DEFAULT_CACHE,
     ):
         super().__init__()
         self.corpus, self.tokenizer, self.collator = corpus, tokenizer, collator
         self.block_size, self.separator = block_size, separator
-        self.global_batch_size, self.accumulate, self.limits = global_batch_size, accumulate, limits
-        self.seed, self.num_workers, self.cache_dir = seed, num_workers, cache_dir
+        self.global_batch_size, self.accumulate, self.limits = global_batch_size, accumulate, limits or {}
+        self.seed, self.num_workers, self.cache_dir = seed, num_workers, Path(cache_dir).expanduser()
         self.streams: dict[str, TokenStream] = {}
 
     def prepare_data(self) -> None:

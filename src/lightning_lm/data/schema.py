@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_lm.constraints import PERCENT, at_least, setting
+from lightning_lm.data.cache import DEFAULT_CACHE
 from lightning_lm.errors import Problem, nearest
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Separator(StrEnum):
 class DataConfig:
     block_size: int = setting(128, at_least(2, " tokens"))
     separator: Separator = Separator.auto
-    cache_dir: str = setting("~/.cache/lightning-lm", may_change=True)
+    cache_dir: str = setting(DEFAULT_CACHE, may_change=True)
 
     @property
     def cache(self) -> Path:
@@ -156,4 +157,5 @@ CORPORA: dict[str, type[DataConfig]] = {
     "hub": HubDataConfig,
     "text": TextDataConfig,
     "python_docs": PythonDocsDataConfig,
+    # a new corpus goes here: docs/extending.md
 }

@@ -40,7 +40,7 @@ def check_windows(objective: Objective, block_size: int, stride: int | None) -> 
     return stride
 
 
-def evaluate(
+def score(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     objective: Objective,
@@ -93,5 +93,5 @@ def evaluate(
 
 
 def labels(facts: ObjectiveFacts) -> dict[str, str]:
-    """Name → label of the figures that ``evaluate`` returns, for people."""
+    """Name → label of the figures that ``score`` returns, for people."""
     return figure_labels(facts.perplexity_label) | SIZES

@@ -2,8 +2,8 @@
 
 import json
 import math
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lightning_lm.data.schema import TextDataConfig
@@ -47,8 +47,8 @@ class Evaluation:
         return json.dumps(finite, indent=2, ensure_ascii=False)
 
 
-def evaluate_model(
-    model: str | Path,
+def evaluate(
+    model: str | os.PathLike,
     data: str | None = None,
     split: str = "test",
     *,
@@ -75,11 +75,12 @@ def evaluate_model(
     Raises:
         Refused: there is no such model or text, or they don't go together.
     """
-    _, run = locate(str(model))
+    name = os.fspath(model)
+    _, run = locate(name)
     text = data_config(data, split, run and run.data, separator=separator, **hub)
-    opened = open_model(str(model), objective, strict=False, dataset=text.dataset)
+    opened = open_model(name, objective, strict=False, dataset=text.dataset)
     from lightning_lm.data.token_stream import tokenize
-    from lightning_lm.evaluation.perplexity import check_windows, evaluate, labels
+    from lightning_lm.evaluation.perplexity import check_windows, labels, score
     from lightning_lm.models.loading import positions
 
     limit = positions(opened.model)
@@ -102,7 +103,7 @@ def evaluate_model(
         )
     except Refused as error:
         raise (as_typed(error, key) if data else error) from None
-    figures = evaluate(
+    figures = score(
         opened.model,
         opened.tokenizer,
         opened.objective,
@@ -113,4 +114,4 @@ def evaluate_model(
         device=opened.model.device,
     )
     facts = opened.objective.facts
-    return Evaluation(str(model), facts.name, data, split, block_size, stride, figures, labels(facts))
+    return Evaluation(name, facts.name, data, split, block_size, stride, figures, labels(facts))

@@ -81,4 +81,7 @@ class ModelConfig:
         return load_model(config, auto_class, weights, self.revision, objective=objective)
 
 
-MODELS: dict[str, type[ModelConfig]] = {"auto": ModelConfig}
+MODELS: dict[str, type[ModelConfig]] = {
+    "auto": ModelConfig,
+    # a new kind of model goes here: docs/extending.md
+}

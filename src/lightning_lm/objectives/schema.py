@@ -81,4 +81,8 @@ class MlmConfig(ObjectiveConfig):
         return Mlm(masking, self.prompts)
 
 
-OBJECTIVES: dict[str, type[ObjectiveConfig]] = {"clm": ClmConfig, "mlm": MlmConfig}
+OBJECTIVES: dict[str, type[ObjectiveConfig]] = {
+    "clm": ClmConfig,
+    "mlm": MlmConfig,
+    # a new objective goes here: docs/extending.md
+}

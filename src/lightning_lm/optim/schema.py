@@ -133,7 +133,11 @@ class MuonConfig(AdamWConfig):
         return first + self.adamw(groups, self.adamw_lr, fused)
 
 
-OPTIMIZERS: dict[str, type[OptimizerConfig]] = {"adamw": AdamWConfig, "muon": MuonConfig}
+OPTIMIZERS: dict[str, type[OptimizerConfig]] = {
+    "adamw": AdamWConfig,
+    "muon": MuonConfig,
+    # a new optimizer goes here: docs/extending.md
+}
 
 # -------------------------------------------------------------------------------------------------------- scheduler
 
@@ -173,4 +177,7 @@ class SchedulerConfig:
         )
 
 
-SCHEDULERS: dict[str, type[SchedulerConfig]] = dict.fromkeys(("linear", "cosine", "constant", "wsd"), SchedulerConfig)
+SCHEDULERS: dict[str, type[SchedulerConfig]] = {
+    **dict.fromkeys(("linear", "cosine", "constant", "wsd"), SchedulerConfig),
+    # a new scheduler goes here: docs/extending.md
+}

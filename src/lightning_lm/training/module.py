@@ -13,6 +13,9 @@ from lightning_lm.models.activations import recomputed
 from lightning_lm.models.loss import labelled_nll
 from lightning_lm.models.output_head import find_head
 from lightning_lm.objectives.objective import Objective
+from lightning_lm.optim.groups import build_optimizer
+from lightning_lm.optim.schedules import build_scheduler
+from lightning_lm.optim.schema import AdamWConfig, SchedulerConfig
 from lightning_lm.training.metrics import TokenNLL
 
 
@@ -22,7 +25,8 @@ class LanguageModel(L.LightningModule):
     Args:
         model: of the objective's Auto class.
         objective: what is predicted.
-        configure: makes the optimizer and its scheduler for a model, once it is on its device.
+        configure: makes the optimizer and its scheduler for a model, once it is on its device; None: AdamW with the
+            defaults of ``optimizer=adamw`` and a constant rate.
         compiled: whether torch.compile joins what happens to the logits.
     """
 
@@ -30,14 +34,14 @@ class LanguageModel(L.LightningModule):
         self,
         model: nn.Module,
         objective: Objective,
-        configure: Callable[[nn.Module], tuple[Optimizer, LRScheduler]],
+        configure: Callable[[nn.Module], tuple[Optimizer, LRScheduler]] | None = None,
         compiled: bool = False,
     ):
         super().__init__()
         self.model = model.train()  # from_pretrained leaves it in eval mode, without dropout
         self.head = find_head(model, compiled)
         self.objective = objective
-        self.configure = configure
+        self.configure = configure or _configure_adamw
         self.train_nll = TokenNLL()
         self.eval_nll = TokenNLL()
         self.gradient_norm = torch.zeros(())
@@ -87,3 +91,8 @@ class LanguageModel(L.LightningModule):
         for name, value in self.figures.items():  # for checkpoints, early stopping and the progress bar
             exact = torch.tensor(value, dtype=torch.float64)
             self.log(name, exact, logger=False, prog_bar=name == "val/loss")
+
+
+def _configure_adamw(model: nn.Module) -> tuple[Optimizer, LRScheduler]:
+    optimizer = build_optimizer(model, AdamWConfig())
+    return optimizer, build_scheduler(optimizer, SchedulerConfig("constant"), total_steps=1)

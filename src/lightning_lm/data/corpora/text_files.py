@@ -5,6 +5,7 @@ from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 
+from lightning_lm.data.cache import DEFAULT_CACHE
 from lightning_lm.data.corpora.corpus import Corpus, content_hash
 from lightning_lm.data.readers import batched, expand, fingerprints, records
 from lightning_lm.errors import Problem, Refused
@@ -14,9 +15,9 @@ def text_corpus(
     files: dict[str, list[str]],
     *,
     text_column: str = "text",
-    validation_percent: float | None,
-    test_percent: float | None,
-    cache_dir: Path,
+    validation_percent: float | None = None,
+    test_percent: float | None = None,
+    cache_dir: str | Path = DEFAULT_CACHE,
 ) -> Corpus:
     """Local files: a row is a line with its break, or a record's ``text_column`` (json lines, csv, parquet; also .gz).
 
@@ -33,7 +34,7 @@ def text_corpus(
     paths = {split: expand(split, patterns, problems) for split, patterns in files.items()}
     if problems:
         raise Refused(*problems)
-    hashes = fingerprints(paths, text_column, cache_dir)
+    hashes = fingerprints(paths, text_column, Path(cache_dir).expanduser())
     cuts = {"validation": validation_percent, "test": test_percent}
     cuts = {split: percent for split, percent in cuts.items() if percent is not None}
     keys = {split: content_hash("files", text_column, hashes[split]) for split in files}

@@ -1,0 +1,58 @@
+"""No import runs sideways or upwards: the table of levels in docs/architecture.md, against every import in ``src/``."""
+
+import ast
+import re
+from pathlib import Path
+
+from conftest import ROOT
+
+PACKAGE = ROOT / "src" / "lightning_lm"
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+LEVELS = {
+    name: level
+    for level, names in enumerate(re.findall(r"^\| [\w ]+ \| ((?:`\w+` ?)+)\|", PAGE, re.MULTILINE))
+    for name in re.findall(r"`(\w+)`", names)
+}
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms of ours that a file imports, lazily or not."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        rooms |= {module.split(".")[1] for module in modules if module.startswith("lightning_lm.")}
+    return rooms
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def test_every_import_goes_down():
+    files = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
+    assert {room(path) for path in files} == LEVELS.keys(), "the table has every room, and no other"
+    for path in files:
+        for target in imports(path) - {room(path)}:
+            assert LEVELS[target] < LEVELS[room(path)], (
+                f"{path.relative_to(ROOT)} imports {target}, which isn't above it"
+            )
+
+
+def test_core_knows_no_tool():
+    tools = {"hub", "report", "evaluation", "inference", "sweeps", "launch", "cli", "api"}
+    for name in ("data", "models", "optim", "callbacks", "objectives", "config", "runs", "training"):
+        for path in (PACKAGE / name).rglob("*.py"):
+            assert not imports(path) & tools, path
+
+
+def test_a_broken_wall_is_seen(tmp_path):
+    (tmp_path / "module.py").write_text(
+        "def f():\n    from lightning_lm.hub import push\n    import lightning_lm.cli\n"
+    )
+    assert imports(tmp_path / "module.py") == {"hub", "cli"}
