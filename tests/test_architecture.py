@@ -2,6 +2,7 @@
 
 import ast
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 from conftest import ROOT
@@ -15,19 +16,21 @@ LEVELS = {
 }
 
 
-def imports(path: Path) -> set[str]:
-    """The rooms of ours that a file imports, lazily or not."""
-    rooms = set()
+def modules(path: Path) -> set[str]:
+    """All that a file imports, lazily or not: modules, and names in modules."""
+    names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: a relative import"
-            modules = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        rooms |= {module.split(".")[1] for module in modules if module.startswith("lightning_lm.")}
-    return rooms
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms of ours that a file imports."""
+    return {name.split(".")[1] for name in modules(path) if name.startswith("lightning_lm.")}
 
 
 def room(path: Path) -> str:
@@ -42,6 +45,12 @@ def test_every_import_goes_down():
             assert LEVELS[target] < LEVELS[room(path)], (
                 f"{path.relative_to(ROOT)} imports {target}, which isn't above it"
             )
+
+
+def test_no_circle_within_a_room():
+    files = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+    graph = {name: {target for target in modules(path) if target in files} for name, path in files.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 def test_core_knows_no_tool():

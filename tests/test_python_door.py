@@ -4,9 +4,10 @@ import re
 import subprocess
 import sys
 
-import lightning_lm as lm
 from conftest import ROOT
 from tiny import write_text
+
+import lightning_lm as lm
 
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"), re.DOTALL)
 

@@ -110,7 +110,9 @@ def same_settings(run: Path, config: Config) -> None:
         raise refuse("run_dir", run, "its config.yaml can't be read", ANOTHER) from error
     now = flat(as_settings(config))
     free = may_change() | {name for name, row, _ in walk(config) if row.metadata.get("may_change")}
-    differing = [name for name in sorted({*there, *now}) if there.get(name) != now.get(name) and name not in free]
+    names = sorted({*there, *now})
+    differing = [name for name in names if there.get(name) != now.get(name) and name not in free]
+    differing = [name for name in differing if not any(other.startswith(f"{name}.") for other in differing)]
     problems = [Problem(n, now.get(n), f"{run} holds a run with {there.get(n)}", ANOTHER) for n in differing]
     if problems := problems or list(_other_options(run, config)):
         raise Refused(*problems)
