@@ -15,8 +15,10 @@ test-slow: .venv/ready ## run the tests that take minutes, with real tokenizers 
 	@$(BIN)/python -m pytest -m 'slow or not slow' $(ARGS)
 
 lint: .venv/ready ## check style
-	@$(BIN)/python -m pip install -q ruff
 	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
+
+types: .venv/ready ## check types, in the packages that pyproject.toml lists
+	@$(BIN)/python -m mypy
 
 bench: .venv/ready ## measure all workloads beside their peers, which takes hours; ONLY=mlm_small,growth some, TEXT=FILE TEST=FILE on your text
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,real]'
@@ -36,4 +38,4 @@ clean: ## remove the virtual environment
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
 
-.PHONY: help train test test-slow lint bench bench-gpu clean
+.PHONY: help train test test-slow lint types bench bench-gpu clean

@@ -14,7 +14,7 @@ from measure import forget_peak_memory, peak_memory, tell
 from lightning_lm.config.composition import compose
 from lightning_lm.config.schema import Config
 from lightning_lm.data.datamodule import TextDataModule
-from lightning_lm.evaluation.perplexity import evaluate as score
+from lightning_lm.evaluation.perplexity import score
 from lightning_lm.models.flops import peak_flops
 from lightning_lm.run import train
 from lightning_lm.training import components as build

@@ -100,7 +100,7 @@ def baseline(objective: str, train: str, test: str, steps: int, rate: float) -> 
     import peers
     from transformers import TrainerCallback
 
-    from lightning_lm.evaluation.perplexity import evaluate
+    from lightning_lm.evaluation.perplexity import score as evaluate
     from lightning_lm.training import components as build
 
     class Stopwatch(TrainerCallback):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -26,7 +26,7 @@ SCHEMA = "schema_"  # what the names of the axes' schemas begin with, in the ``d
 def register() -> None:
     """Put the schemas where the ``defaults`` lists of ``conf/`` find them."""
     # Hydra copies the store for each group that --help lists; it copies what it takes from the store anyway
-    ConfigStore.__deepcopy__ = lambda store, memo: store
+    ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
     store = ConfigStore.instance()
     # What has several classes is left to its options; of model and scheduler, one class serves nearly all
     open_axes = dict.fromkeys(("data", "objective", "optimizer"), MISSING)
@@ -50,7 +50,7 @@ def schema_of(axis: str, option: str) -> DictConfig:
 def list_axes(indent: int) -> str:
     """The axes and their options, as files in ``conf/``, for ``--help``; each axis's default is the first."""
     listed = OmegaConf.load(CONF / "config.yaml").defaults
-    defaults = {axis: option for row in listed if isinstance(row, DictConfig) for axis, option in row.items()}
+    defaults = {str(axis): option for row in listed if isinstance(row, DictConfig) for axis, option in row.items()}
     rows = []
     for axis, default in defaults.items():
         names = sorted(path.stem for path in (CONF / axis).glob("*.yaml"))
@@ -100,7 +100,8 @@ def job(cfg: DictConfig) -> DictConfig:
 
 def as_settings(config: Config) -> dict[str, Any]:
     """What stands in a run's ``config.yaml``: nested plain values."""
-    return OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    settings = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    return cast(dict[str, Any], settings)
 
 
 def typed(cfg: DictConfig) -> Config:
@@ -116,18 +117,19 @@ def typed(cfg: DictConfig) -> Config:
         node = OmegaConf.to_container(cfg, resolve=False)
         for part in (error.full_key or "").split("."):
             node = node.get(part) if isinstance(node, dict) else node
-        raise refuse(error.full_key, node, str(error).splitlines()[0], "correct it or what it refers to") from None
+        name, wrong = error.full_key or "?", str(error).splitlines()[0]
+        raise refuse(name, node, wrong, "correct it or what it refers to") from None
     without_default = [Problem(key, "???", "has no default", f"give it: {key}=VALUE") for key in missing]
     if problems := [*unknown(cfg), *without_default]:
         raise Refused(*problems)
-    return config
+    return cast(Config, config)
 
 
 def unknown(cfg: DictConfig, above: str = "") -> Iterator[Problem]:
     """The keys that no schema knows: Hydra's ``+`` puts them in."""
     kind = OmegaConf.get_type(cfg)
-    known = [row.name for row in fields(kind)] if is_dataclass(kind) else list(cfg)
-    for key in cfg:
+    known = [row.name for row in fields(kind)] if is_dataclass(kind) else list(map(str, cfg))
+    for key in map(str, cfg):
         if key not in known:
             yield Problem(above + key, cfg[key], "no such setting", nearest(key, known))
         elif not OmegaConf.is_missing(cfg, key) and (is_dataclass(OmegaConf.get_type(cfg, key)) or key == "callbacks"):

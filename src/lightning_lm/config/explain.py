@@ -7,7 +7,7 @@ marks it as such. Without the mark it comes from reading the settings, and the o
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def running_job() -> Iterator[None]:
             sys.exit(code)
         raise
     except Exception as bug:
-        bug.in_job = True
+        bug.in_job = True  # type: ignore[attr-defined]
         raise
 
 
@@ -56,7 +56,7 @@ def tell_and_exit_code(error: Exception) -> int:
     return 2
 
 
-def lines(error: Exception, argv: list[str] = ()) -> list[str]:
+def lines(error: Exception, argv: Sequence[str] = ()) -> list[str]:
     """One line for each reason why the command line ``argv`` was refused; none where ``error`` is a bug."""
     if isinstance(error, Refused):
         return [on_one_line(str(problem)) for problem in error.problems]

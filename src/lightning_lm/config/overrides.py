@@ -19,8 +19,14 @@ from lightning_lm.config.schema import AXES
 from lightning_lm.config.validation import problems
 from lightning_lm.errors import Problem, Refused, nearest
 
-KINDS = {IntegerNode: "a whole number", FloatNode: "a number", BooleanNode: "true or false", StringNode: "text"}
-KINDS |= {ListConfig: "a list such as [a, b]", DictConfig: "a table such as {key: value}"}
+KINDS: dict[type, str] = {
+    IntegerNode: "a whole number",
+    FloatNode: "a number",
+    BooleanNode: "true or false",
+    StringNode: "text",
+    ListConfig: "a list such as [a, b]",
+    DictConfig: "a table such as {key: value}",
+}
 ITEMS = {float: "numbers", str: "texts"}
 
 
@@ -86,7 +92,7 @@ def unreadable(text: str) -> Problem:
 
 def wrong_form(override: Override, is_group: bool, multirun: bool) -> Problem | None:
     """What is wrong with an override whatever its value is."""
-    key, text = override.key_or_group, override.input_line
+    key, text = override.key_or_group, override.input_line or ""
     if override.is_sweep_override() and not multirun:
         return Problem(key, text.partition("=")[2], "several values", "add -m to run one job for each")
     if override.is_delete() and not is_group:
@@ -139,10 +145,12 @@ def has(cfg: DictConfig, key: str, adding: bool = False) -> bool:
 def keys(cfg: DictConfig, above: str = "") -> list[str]:
     """Every setting by its full name."""
     names = []
-    for name in cfg:
+    for name in map(str, cfg):
         node = cfg._get_node(name)
-        inner = isinstance(node, DictConfig) and not node._is_none() and not node._is_missing() and len(node)
-        names += keys(node, f"{above}{name}.") if inner else [f"{above}{name}"]
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing() and len(node):
+            names += keys(node, f"{above}{name}.")
+        else:
+            names.append(above + name)
     return names
 
 

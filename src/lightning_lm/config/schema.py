@@ -20,7 +20,6 @@ from lightning_lm.objectives.schema import OBJECTIVES, ClmConfig, ObjectiveConfi
 from lightning_lm.optim.schema import OPTIMIZERS, SCHEDULERS, AdamWConfig, OptimizerConfig, SchedulerConfig
 
 PRECISIONS = ["32-true", "bf16-mixed", "bf16-true", "16-mixed"]
-WIKITEXT = {"path": "Salesforce/wikitext", "name": "wikitext-2-raw-v1"}
 
 # Axis → its options. A new option is a class with ``problems()`` and ``build()``, a row in its axis's table, and a file
 # in ``conf/``: docs/extending.md shows one of each.
@@ -117,17 +116,23 @@ class LoggerConfig:
             yield Problem("logger.project", repr(self.project), "W&B can't take it", r"give one without / \ # ? % :")
 
 
+def wikitext2() -> DataConfig:
+    return HubDataConfig(path="Salesforce/wikitext", name="wikitext-2-raw-v1")
+
+
+def new_run_dir() -> str:
+    return f"outputs/run/{datetime.now():%F_%H-%M-%S}"
+
+
 @dataclass
 class Config:
     """A run. Without arguments: GPT-2 fine-tuned on WikiText-2, as ``python train.py`` does."""
 
     name: str = setting("run", may_change=True)
-    run_dir: str = field(
-        default_factory=lambda: f"outputs/run/{datetime.now():%F_%H-%M-%S}", metadata={"may_change": True}
-    )
+    run_dir: str = field(default_factory=new_run_dir, metadata={"may_change": True})
     seed: int = setting(0, SEED)
     model: ModelConfig = field(default_factory=lambda: ModelConfig("gpt2"))
-    data: DataConfig = field(default_factory=lambda: HubDataConfig(**WIKITEXT))
+    data: DataConfig = field(default_factory=wikitext2)
     objective: ObjectiveConfig = field(default_factory=ClmConfig)
     optimizer: OptimizerConfig = field(default_factory=AdamWConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
@@ -153,7 +158,7 @@ def chosen(config: Config) -> dict[str, Any]:
 
 def may_change() -> set[str]:
     """The settings that don't decide the outcome, of all options: a run may go on with another value of these."""
-    kinds = {"trainer": [TrainerConfig], "hardware": [HardwareConfig], "logger": [LoggerConfig]}
+    kinds: dict[str, list[type]] = {"trainer": [TrainerConfig], "hardware": [HardwareConfig], "logger": [LoggerConfig]}
     kinds |= {axis: list(table.values()) for axis, table in AXES.items()}
     settings = {row.name for row in fields(Config) if row.metadata.get("may_change")}
     for axis, classes in kinds.items():

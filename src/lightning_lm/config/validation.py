@@ -6,6 +6,7 @@ What concerns one axis is said by the axis itself (``problems()``); what crosses
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from lightning_lm.config.schema import AXES, Config, Strategy
 from lightning_lm.constraints import is_share_or_steps, unsatisfied
@@ -20,8 +21,8 @@ def check(cfg: Config) -> None:
 
 
 def problems(cfg: Config) -> list[Problem]:
-    own = (cfg.hardware, cfg.logger, cfg.trainer)
-    axes = (cfg.model, cfg.data, cfg.objective, cfg.optimizer, cfg.scheduler, *cfg.callbacks.values())
+    own: tuple[Any, ...] = (cfg.hardware, cfg.logger, cfg.trainer)
+    axes: tuple[Any, ...] = (cfg.model, cfg.data, cfg.objective, cfg.optimizer, cfg.scheduler, *cfg.callbacks.values())
     return [
         *unsatisfied(cfg),
         *names(cfg),

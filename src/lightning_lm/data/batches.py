@@ -1,6 +1,7 @@
 """A split's windows as batches: items that depend on (seed, epoch, index) and on nothing else."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ class Batches(Dataset):
         self._order = (-1, np.empty(0, dtype=np.int64))
         self._labels = ((-1, -1), 0)
 
-    def __getitem__(self, item: tuple[int, int]) -> dict[str, torch.Tensor]:
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         epoch, micro = item
         places = self.plan.of_rank(micro, self.rank)
         indices = self._indices(epoch, places if len(places) else np.zeros(1, dtype=np.int64))
@@ -41,7 +42,7 @@ class Batches(Dataset):
             arrays["input_ids"] = np.where(windows.valid, arrays["input_ids"], self.pad_id)
             arrays.setdefault("attention_mask", windows.valid.astype(np.int64))
         arrays["labelled"] = np.flatnonzero(arrays["labels"] != -100)
-        batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        batch: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}
         if self.seed is not None:
             alone = self.plan.accumulate == self.plan.world_size == 1  # the micro batch is the whole step
             labels = len(arrays["labelled"]) if alone else self._labels_of_step(epoch, micro, key)

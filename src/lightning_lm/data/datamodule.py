@@ -41,7 +41,7 @@ class TextDataModule(L.LightningDataModule):
         Refused: a split is empty or has no complete block.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (each is a setting, and most have a default)
         self,
         corpus: Corpus,
         tokenizer: Any,
@@ -122,6 +122,7 @@ class TextDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
+        assert trainer is not None
         return self._loader("train", lambda: trainer.global_step)
 
     def val_dataloader(self) -> DataLoader:
@@ -146,13 +147,15 @@ class TextDataModule(L.LightningDataModule):
         return Batches(self.windows(split), self.collator, plan, rank, seed, 0 if pad_id is None else pad_id)
 
     def _loader(self, split: str, steps_done: Callable[[], int]) -> DataLoader:
-        plan = self.plan(split, self.trainer.world_size)
+        trainer = self.trainer
+        assert trainer is not None, "a loader is of a Trainer's processes"
+        plan = self.plan(split, trainer.world_size)
         return DataLoader(
-            self._batches(split, plan, self.trainer.global_rank),
+            self._batches(split, plan, trainer.global_rank),
             batch_size=None,  # an item is a whole micro batch
             sampler=Positions(plan, steps_done),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+            pin_memory=trainer.strategy.root_device.type == "cuda",
             generator=torch.Generator(),  # of its own, so that starting an epoch takes nothing from the global one
         )

@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -57,7 +57,9 @@ def fingerprints(files: dict[str, list[Path]], column: str, cache_dir: Path) -> 
         known = json.loads(memory.read_text())
     except (OSError, ValueError):
         known = {}
-    problems, fresh, hashes = [], {}, {}
+    problems: list[Problem] = []
+    fresh: dict[str, str] = {}
+    hashes: dict[str, list[str]] = {}
     for split, paths in files.items():
         hashes[split] = []
         for path in paths:
@@ -150,7 +152,7 @@ def _reader(path: Path) -> "tuple[str, Reader]":
     return READERS.get(suffix.lower(), LINES)
 
 
-def _open(path: Path, mode: str, **options) -> IO:
+def _open(path: Path, mode: str, **options) -> Any:
     return gzip.open(path, mode, **options) if path.suffix == ".gz" else open(path, mode, **options)
 
 

@@ -90,7 +90,7 @@ class HubDataConfig(DataConfig):
     def build(self) -> "Corpus":
         from lightning_lm.data.corpora.hub import hub_corpus
 
-        return hub_corpus(self.path, self.name, self.revision, self.text_column, self.splits)
+        return hub_corpus(self.path or "", self.name, self.revision, self.text_column, self.splits)
 
 
 @dataclass

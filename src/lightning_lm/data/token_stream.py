@@ -119,7 +119,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     if tokenizer.is_fast:
         # What comes before is the version, and the truncation and padding that the last call has left behind
         written = tokenizer.backend_tokenizer.to_str().rpartition('"added_tokens":')[2]
-        state = hashlib.sha256(written.encode()).hexdigest()  # JSON in JSON would take as long as writing it did
+        state: Any = hashlib.sha256(written.encode()).hexdigest()  # JSON in JSON would take as long as writing it did
     else:
         switches = {name: value for name, value in tokenizer.init_kwargs.items() if isinstance(value, bool)}
         state = [type(tokenizer).__name__, tokenizer.get_vocab(), switches]
@@ -154,7 +154,7 @@ def _encoded(batches: Iterator[list[str]], tokenizer: Any, special: bool, word_s
 def _ahead(encode: Callable[[list[str]], Any], batches: Iterator[list[str]]) -> Iterator[tuple[list[str], Any]]:
     """Batches with their encodings; the next ones are encoded, two at once, while the caller works on the last."""
     with ThreadPoolExecutor(2) as pool:
-        waiting = deque()
+        waiting: deque[tuple[list[str], Any]] = deque()
         for texts in batches:
             waiting.append((texts, pool.submit(encode, texts)))
             if len(waiting) > 3:  # enough that no core waits
@@ -187,7 +187,7 @@ def _write_tokens(
     with open(folder / "ids", "wb") as ids_file, open(folder / "starts", "wb") as starts_file:
         for batch in batches:
             lengths = batch.lengths
-            tokens = np.fromiter(chain.from_iterable(batch.ids), dtype, lengths.sum())
+            tokens: np.ndarray = np.fromiter(chain.from_iterable(batch.ids), dtype, lengths.sum())
             starts = None if batch.words is None else _word_starts(batch.words, lengths)
             text_sizes, separators = _measure(batch.texts), np.full(len(batch.texts), added)
             if end is not None:
@@ -261,7 +261,7 @@ def _numpy(column: pa.Array) -> np.ndarray:
 
 
 def _open(folder: Path, key: str) -> TokenStream:
-    arrays = {"word_starts": None}
+    arrays: dict[str, Any] = {"word_starts": None}
     for name in ("tokens", "rows"):
         batch = pa.ipc.open_file(pa.memory_map(str(folder / f"{name}.arrow"))).get_batch(0)
         arrays |= {name: _numpy(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}

@@ -63,7 +63,7 @@ def _wordpiece(corpus: Corpus, vocab_size: int) -> Any:
     from transformers import BertTokenizer
 
     untrained = BertTokenizer(do_lower_case=False)
-    special, backend = untrained.convert_ids_to_tokens(range(len(untrained))), untrained.backend_tokenizer
+    special, backend = list(untrained.convert_ids_to_tokens(list(range(len(untrained))))), untrained.backend_tokenizer
     alphabet = _alphabet(corpus, backend)
     inside = ["##" + c for c in alphabet if len(_words("a" + c, backend)) == 1]
     least = len(special) + len(alphabet) + len(inside)

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
 from lightning_lm.data.windows import WindowBatch
@@ -39,15 +38,15 @@ class Clm(Objective):
             "labels": np.where(self.labelled(windows, key, word_starts), following, -100),
         }
 
-    def check_model(self, model: nn.Module) -> None:
+    def check_model(self, model: PreTrainedModel) -> None:
         if _sees_the_future(model):
             wrong = f"{model.config.model_type} looks at the tokens that it should predict"
             raise refuse("objective", "clm", wrong, "set model.config.is_decoder=true, or objective=mlm")
 
-    def check_prompts(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    def check_prompts(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         encode_prompts(model, tokenizer, self.prompts, new_tokens=1)
 
-    def preview(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[str]:
+    def preview(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[str]:
         texts, limit = [], positions(model)
         with torch.random.fork_rng():  # sampling must not move the generators that dropout uses
             torch.manual_seed(seed)
@@ -55,16 +54,17 @@ class Clm(Objective):
                 ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
                 room = self.preview_tokens if limit is None else min(self.preview_tokens, limit - len(ids))
                 out = continue_prompt(model, tokenizer, ids, max_new_tokens=room, top_k=50, temperature=0.8)
-                texts.append(tokenizer.decode(out, skip_special_tokens=True))
+                texts.append(str(tokenizer.decode(out, skip_special_tokens=True)))
         return texts
 
 
 @torch.no_grad()
-def _sees_the_future(model: nn.Module) -> bool:
+def _sees_the_future(model: PreTrainedModel) -> bool:
     """Whether outputs change when a later token does, on a short probe."""
     training = model.training
     model.eval()
-    ids = torch.arange(8).repeat(2, 1) % model.get_input_embeddings().num_embeddings
+    embeddings: Any = model.get_input_embeddings()
+    ids = torch.arange(8).repeat(2, 1) % embeddings.num_embeddings
     ids[1, -1] = 0
     first, second = model(input_ids=ids).logits[:, :-1]
     model.train(training)
@@ -72,7 +72,7 @@ def _sees_the_future(model: nn.Module) -> bool:
 
 
 def encode_prompts(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: list[str], new_tokens: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], new_tokens: int
 ) -> list[list[int]]:
     """The prompts' tokens, each with room for ``new_tokens`` after it.
 
@@ -102,7 +102,7 @@ def encode_prompts(
 
 
 def continue_prompt(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     ids: list[int],
     *,
@@ -120,7 +120,8 @@ def continue_prompt(
             likeliest that together have this probability), as transformers' ``generate`` has them.
     """
     tokens = torch.tensor([ids], device=model.device)
-    out = model.generate(
+    generate: Any = model.generate  # its wrappers hide its type
+    out = generate(
         tokens,
         attention_mask=torch.ones_like(tokens),
         max_new_tokens=max_new_tokens,

@@ -4,8 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_lm.data.masking import Masking, word_heads
 from lightning_lm.data.windows import WindowBatch
@@ -33,6 +32,7 @@ class Mlm(Objective):
     def labelled(self, windows: WindowBatch, key: np.uint64, word_starts: np.ndarray | None) -> np.ndarray:
         units = windows.positions
         if self.masking.whole_word:
+            assert word_starts is not None, "the stream was tokenised without them"
             units = word_heads(word_starts, np.minimum(units, len(word_starts) - 1))
         return self.masking.chosen(windows.tokens, units, key) & windows.scored
 
@@ -46,10 +46,10 @@ class Mlm(Objective):
     def for_overlapping_windows(self) -> Objective:
         return OverlappingMlm(self.masking)
 
-    def check_prompts(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    def check_prompts(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         encode_masked(model, tokenizer, self.prompts)
 
-    def preview(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[str]:
+    def preview(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[str]:
         """Each prompt with, at its placeholders, the three likeliest tokens and their probabilities."""
         texts = []
         for prompt, ids in zip(self.prompts, encode_masked(model, tokenizer, self.prompts), strict=True):
@@ -71,7 +71,7 @@ class OverlappingMlm(Mlm):
         return {**arrays, "labels": np.where(windows.scored, arrays["labels"], -100)}
 
 
-def encode_masked(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[torch.Tensor]:
+def encode_masked(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[torch.Tensor]:
     """The texts' tokens, int64 [t] each; ``<mask>`` stands for the tokenizer's mask token, which may be used as well.
 
     Raises:
@@ -94,13 +94,13 @@ def encode_masked(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: l
 
 @torch.no_grad()
 def guesses(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor, top_k: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor, top_k: int
 ) -> list[list[tuple[str, float]]]:
     """For each mask in ``ids`` [t] the ``top_k`` likeliest tokens and their probabilities, the others being masked."""
     tokens = ids[None].to(model.device)
     logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits[0]
     top = logits[tokens[0] == tokenizer.mask_token_id].float().softmax(-1).topk(min(top_k, len(tokenizer)))
     return [
-        [(tokenizer.decode([i]), p) for i, p in zip(row, probabilities, strict=True)]
+        [(str(tokenizer.decode([i])), p) for i, p in zip(row, probabilities, strict=True)]
         for row, probabilities in zip(top.indices.tolist(), top.values.tolist(), strict=True)
     ]

@@ -3,8 +3,7 @@
 from abc import abstractmethod
 from typing import ClassVar
 
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_lm.data.collator import Collator
 from lightning_lm.objectives.facts import ObjectiveFacts
@@ -31,15 +30,15 @@ class Objective(Collator):
         """The objective where windows overlap, as in an evaluation with a stride."""
         return self
 
-    def check_model(self, model: nn.Module) -> None:
+    def check_model(self, model: PreTrainedModel) -> None:
         """Raises Refused for a model that can't do the objective."""
 
     @abstractmethod
-    def check_prompts(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    def check_prompts(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raises Refused for prompts that the model can't take."""
 
     @abstractmethod
-    def preview(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[str]:
+    def preview(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> list[str]:
         """What the model makes of each prompt."""
 
 

@@ -18,5 +18,8 @@ def build_scheduler(
     schedule = config.build(optimizer, total_steps)
     if progress is None:
         return schedule
-    factors = [lambda _, factor=factor: factor(int(progress() * total_steps)) for factor in schedule.lr_lambdas]
-    return LambdaLR(optimizer, factors)
+
+    def follow(factor: Callable[[int], float]) -> Callable[[int], float]:
+        return lambda step: factor(int(progress() * total_steps))
+
+    return LambdaLR(optimizer, [follow(factor) for factor in schedule.lr_lambdas])

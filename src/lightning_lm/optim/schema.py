@@ -88,7 +88,7 @@ class AdamWConfig(OptimizerConfig):
     eps: float = setting(1e-8, positive(", such as 1e-8"))
     groups: list[GroupConfig] = setting([GroupConfig(ndim=1, decay=False), GroupConfig()])
 
-    members = ("adamw",)
+    members: ClassVar[tuple[str, ...]] = ("adamw",)
 
     def build(self, groups: dict[str, list[dict[str, Any]]], *, on_cpu: bool, fused: bool) -> "list[Optimizer]":
         return self.adamw(groups, self.lr, fused)
@@ -96,8 +96,8 @@ class AdamWConfig(OptimizerConfig):
     def adamw(self, groups: dict[str, list[dict[str, Any]]], lr: float, fused: bool) -> "list[Optimizer]":
         from torch.optim import AdamW
 
-        rows = groups.get("adamw")
-        return [AdamW(rows, lr=lr, betas=tuple(self.betas), eps=self.eps, fused=fused)] if rows else []
+        rows, (fast, slow) = groups.get("adamw"), self.betas
+        return [AdamW(rows, lr=lr, betas=(fast, slow), eps=self.eps, fused=fused)] if rows else []
 
 
 # Their rows are looked up one by one, so orthogonal updates make no sense there

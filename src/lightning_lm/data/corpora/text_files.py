@@ -35,8 +35,8 @@ def text_corpus(
     if problems:
         raise Refused(*problems)
     hashes = fingerprints(paths, text_column, Path(cache_dir).expanduser())
-    cuts = {"validation": validation_percent, "test": test_percent}
-    cuts = {split: percent for split, percent in cuts.items() if percent is not None}
+    percents = {"validation": validation_percent, "test": test_percent}
+    cuts = {split: percent for split, percent in percents.items() if percent is not None}
     keys = {split: content_hash("files", text_column, hashes[split]) for split in files}
     whole = keys["train"]
     keys |= {
