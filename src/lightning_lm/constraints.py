@@ -46,6 +46,16 @@ PERCENT = Constraint(lambda value: 0 < value < 100, "a number between 0 and 100"
 PROBABILITY = Constraint(lambda value: 0 < value < 1, "a number between 0 and 1, such as 0.15")
 LENGTH = Constraint(is_share_or_steps, "a share of the run from 0 to below 1, or a whole number of steps")
 SEED = Constraint(lambda value: 0 <= value < 2**32, f"0 to {2**32 - 1}")
+
+
+class Settings:
+    """What every class of settings has; a subclass is a dataclass."""
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with these settings, beyond the constraints of single ones."""
+        yield from ()
+
+
 REQUIRED = object()  # the default of a setting that has none
 
 

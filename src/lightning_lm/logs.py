@@ -27,18 +27,18 @@ class Console(logging.Handler):
 def logging_to(path: Path) -> Iterator[Callable[[], None]]:
     """The package's log on the console; in a file too, from its first line on, once the yielded function is called."""
     logger = logging.getLogger("lightning_lm")
-    console, kept = Console(), MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+    console, memory = Console(), MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
     console.setFormatter(logging.Formatter("%(message)s"))
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    logger.handlers = [console, kept]
+    logger.handlers = [console, memory]
 
     def keep() -> None:
         file = logging.FileHandler(path, encoding="utf-8", delay=True)
         who = f"rank {rank()}: " if rank() else ""
         file.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {who}%(message)s"))
-        kept.setTarget(file)
-        kept.flush()
+        memory.setTarget(file)
+        memory.flush()
         logger.handlers = [console, file]
 
     try:

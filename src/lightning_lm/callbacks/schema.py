@@ -3,12 +3,10 @@
 ``callbacks=ema`` adds one, ``callbacks=[ema,mine]`` several. What every run has lives in ``lightning_lm.training``.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from lightning_lm.constraints import Constraint, setting
-from lightning_lm.errors import Problem
+from lightning_lm.constraints import Constraint, Settings, setting
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
@@ -17,12 +15,8 @@ DECAY = Constraint(lambda value: 0 < value < 1, "a number between 0 and 1, such 
 
 
 @dataclass
-class CallbackConfig:
+class CallbackConfig(Settings):
     sharded: ClassVar[bool] = True  # whether it works under hardware.strategy=fsdp
-
-    def problems(self) -> Iterator[Problem]:
-        """What is wrong with these settings, beyond the constraints of single ones."""
-        yield from ()
 
     def build(self) -> "Callback":
         """The callback; Lightning calls its hooks with the trainer and the ``LanguageModel``."""

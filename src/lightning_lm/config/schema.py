@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from lightning_lm.callbacks.schema import CALLBACKS, CallbackConfig
-from lightning_lm.constraints import COUNT, REPOSITORY, SEED, at_least, positive, setting
+from lightning_lm.constraints import COUNT, REPOSITORY, SEED, Settings, at_least, positive, setting
 from lightning_lm.data.schema import CORPORA, DataConfig, HubDataConfig
 from lightning_lm.errors import Problem, nearest
 from lightning_lm.models.schema import MODELS, ModelConfig
@@ -34,7 +34,7 @@ AXES: dict[str, dict[str, type]] = {
 
 
 @dataclass
-class TrainerConfig:
+class TrainerConfig(Settings):
     # How long: the first limit that is reached ends the run; none named: 3 epochs.
     max_epochs: int | None = setting(None, COUNT)
     max_steps: int | None = setting(None, COUNT)  # optimiser steps
@@ -53,7 +53,6 @@ class TrainerConfig:
     push_to_hub: str | None = setting(None, may_change=True)  # repository that the finished model goes to
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with these settings, beyond the constraints of single ones."""
         if self.push_to_hub is not None and not REPOSITORY.fullmatch(self.push_to_hub):
             wrong = "no name for a repository"
             yield Problem("trainer.push_to_hub", repr(self.push_to_hub), wrong, "write NAME or USER/NAME")
@@ -72,7 +71,7 @@ class Strategy(StrEnum):
 
 
 @dataclass
-class HardwareConfig:
+class HardwareConfig(Settings):
     accelerator: Accelerator = Accelerator.auto
     devices: int = setting(1, COUNT, may_change=True)  # per node
     nodes: int = setting(1, COUNT, may_change=True)
@@ -87,7 +86,6 @@ class HardwareConfig:
     gradient_checkpointing: bool = False
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with these settings, beyond the constraints of single ones."""
         if self.precision not in PRECISIONS:
             remedy = nearest(self.precision, PRECISIONS)
             yield Problem("hardware.precision", self.precision, "no such precision", remedy)
@@ -101,7 +99,7 @@ class HardwareConfig:
 
 
 @dataclass
-class LoggerConfig:
+class LoggerConfig(Settings):
     name: str = setting("wandb", may_change=True)
     project: str = setting("lightning-lm", may_change=True)
     entity: str | None = setting(None, may_change=True)
@@ -109,7 +107,6 @@ class LoggerConfig:
     tags: list[str] = setting([], may_change=True)
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with these settings, beyond the constraints of single ones."""
         if self.name not in ("wandb", "none"):
             yield Problem("logger.name", self.name, "no such logger", "choose logger=wandb or logger=none")
         elif self.name == "wandb" and not re.fullmatch(r"[^/\\#?%:]+", self.project):

@@ -6,27 +6,33 @@ What concerns one axis is said by the axis itself (``problems()``); what crosses
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from lightning_lm.config.schema import AXES, Config, Strategy
-from lightning_lm.constraints import is_share_or_steps, unsatisfied
+from lightning_lm.constraints import Settings, is_share_or_steps, unsatisfied
 from lightning_lm.errors import Problem, Refused, nearest
 from lightning_lm.models.schema import TRAIN
 
 
 def check(cfg: Config) -> None:
     """Raises Refused with every problem of these settings."""
-    if found := problems(cfg):
-        raise Refused(*found)
+    if all_problems := problems(cfg):
+        raise Refused(*all_problems)
 
 
 def problems(cfg: Config) -> list[Problem]:
-    own: tuple[Any, ...] = (cfg.hardware, cfg.logger, cfg.trainer)
-    axes: tuple[Any, ...] = (cfg.model, cfg.data, cfg.objective, cfg.optimizer, cfg.scheduler, *cfg.callbacks.values())
+    common: tuple[Settings, ...] = (cfg.hardware, cfg.logger, cfg.trainer)
+    axes: tuple[Settings, ...] = (
+        cfg.model,
+        cfg.data,
+        cfg.objective,
+        cfg.optimizer,
+        cfg.scheduler,
+        *cfg.callbacks.values(),
+    )
     return [
         *unsatisfied(cfg),
         *names(cfg),
-        *chain.from_iterable(part.problems() for part in own),
+        *chain.from_iterable(part.problems() for part in common),
         *folders(cfg),
         *chain.from_iterable(part.problems() for part in axes),
         *vocabulary(cfg),

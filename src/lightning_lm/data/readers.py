@@ -121,13 +121,13 @@ def _examine(split: str, path: Path, column: str) -> str:
             while chunk := file.read(2**20):
                 digest.update(chunk)
                 if read is not read_parquet:
-                    held = len(decoder.getstate()[0])
+                    pending = len(decoder.getstate()[0])
                     decoder.decode(chunk)
                 done += len(chunk)
-        held = len(decoder.getstate()[0])
+        pending = len(decoder.getstate()[0])
         decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        wrong = f"not UTF-8 at byte {done - held + error.start}"
+        wrong = f"not UTF-8 at byte {done - pending + error.start}"
         raise refuse(f"data.{split}", path, wrong, "convert it, as with iconv -t utf-8") from error
     except UNREADABLE as error:
         raise refuse(f"data.{split}", path, f"can't be read: {error}", "correct the file, or leave it out") from error

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_lm.constraints import PERCENT, at_least, setting
+from lightning_lm.constraints import PERCENT, Settings, at_least, setting
 from lightning_lm.data.cache import DEFAULT_CACHE
 from lightning_lm.errors import Problem, nearest
 
@@ -26,7 +26,7 @@ class Separator(StrEnum):
 
 
 @dataclass
-class DataConfig:
+class DataConfig(Settings):
     block_size: int = setting(128, at_least(2, " tokens"))
     separator: Separator = Separator.auto
     cache_dir: str = setting(DEFAULT_CACHE, may_change=True)
@@ -44,10 +44,6 @@ class DataConfig:
     def dataset(self) -> str | None:
         """The data set's id on the Hub, or its folder; None where there is none."""
         return None
-
-    def problems(self) -> Iterator[Problem]:
-        """What is wrong with these settings, beyond the constraints of single ones."""
-        yield from ()
 
     def build(self) -> "Corpus":
         """The corpus.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_lm.constraints import REPOSITORY, is_hub_id, looks_local, setting
+from lightning_lm.constraints import REPOSITORY, Settings, is_hub_id, looks_local, setting
 from lightning_lm.errors import Problem
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ TRAIN = "train"  # as a tokenizer: one that learns its vocabulary from the corpu
 
 
 @dataclass
-class ModelConfig:
+class ModelConfig(Settings):
     """A model of transformers' Auto classes."""
 
     name_or_path: str | None = None  # Hub id or folder; null: a new model of `model_type`
@@ -42,7 +42,6 @@ class ModelConfig:
         return {name: place for name, place in places.items() if place and place != TRAIN and is_hub_id(place)}
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with these settings, beyond the constraints of single ones."""
         for name, place in (("model.name_or_path", self.name_or_path), ("model.tokenizer", self.tokenizer)):
             local = place is not None and looks_local(place)
             if local and not Path(place).expanduser().is_dir():

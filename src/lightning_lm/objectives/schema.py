@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
 
-from lightning_lm.constraints import COUNT, PROBABILITY, setting
+from lightning_lm.constraints import COUNT, PROBABILITY, Settings, setting
 from lightning_lm.errors import Problem, refuse
 from lightning_lm.objectives.facts import CLM, MLM, PLACEHOLDER, ObjectiveFacts
 
@@ -18,14 +18,13 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class ObjectiveConfig:
+class ObjectiveConfig(Settings):
     name: str = MISSING
     prompts: list[str] = setting([])  # continued, or filled in, after each validation
 
     facts: ClassVar[ObjectiveFacts]
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with these settings, beyond the constraints of single ones."""
         if "" in self.prompts:
             yield Problem("objective.prompts", self.prompts, "an empty prompt", "give it words, or leave it out")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
 
-from lightning_lm.constraints import LENGTH, Constraint, positive, setting, to_steps
+from lightning_lm.constraints import LENGTH, Constraint, Settings, positive, setting, to_steps
 from lightning_lm.errors import Problem
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class GroupConfig:
 
 
 @dataclass
-class OptimizerConfig:
+class OptimizerConfig(Settings):
     """What every optimizer has. ``groups[].optimizer`` names one of ``members``, the optimizers that work together."""
 
     name: str = MISSING
@@ -52,7 +52,6 @@ class OptimizerConfig:
     members: ClassVar[tuple[str, ...]]
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with these settings, beyond the constraints of single ones."""
         if not self.groups:
             yield Problem("optimizer.groups", "[]", "no parameter would be trained", "leave it out, or give a row")
         for number, row in enumerate(self.groups):
@@ -143,7 +142,7 @@ OPTIMIZERS: dict[str, type[OptimizerConfig]] = {
 
 
 @dataclass
-class SchedulerConfig:
+class SchedulerConfig(Settings):
     """The schedules of transformers: linear, cosine, constant, and warmup-stable-decay (wsd)."""
 
     name: str = "linear"
@@ -156,7 +155,6 @@ class SchedulerConfig:
         return {"warmup": self.warmup} | ({"decay": self.decay} if self.name == "wsd" else {})
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with these settings, beyond the constraints of single ones."""
         phases = self.phases
         if len(phases) > 1 and max(phases.values()) < 1 < sum(phases.values()):
             wrong = f"together with scheduler.warmup={self.warmup} longer than the run"

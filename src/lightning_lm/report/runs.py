@@ -42,8 +42,8 @@ def collect(folders: Sequence[Path]) -> list[Run]:
     for folder in map(Path.resolve, folders):
         try:
             runs = {folder: settings_of(folder)} if (folder / "config.yaml").exists() else settings_of_jobs(folder)
-            for run, own in runs.items():
-                if (run / "config.yaml").exists() and "objective.name" not in own:
+            for run, of_run in runs.items():
+                if (run / "config.yaml").exists() and "objective.name" not in of_run:
                     raise ValueError(f"{run / 'config.yaml'} is none of a run")
                 read_json(run / "summary.json")
         except UNREADABLE as error:
@@ -52,8 +52,8 @@ def collect(folders: Sequence[Path]) -> list[Run]:
             continue
         if not runs:
             problems.append(Problem("FOLDER", folder, "neither a run nor a sweep", "give a folder with config.yaml"))
-        settings |= {run.absolute(): own for run, own in runs.items()}
-    objectives = {own["objective.name"] for own in settings.values() if "objective.name" in own}
+        settings |= {run.absolute(): of_run for run, of_run in runs.items()}
+    objectives = {of_run["objective.name"] for of_run in settings.values() if "objective.name" in of_run}
     if len(objectives) > 1:
         wrong = f"{' and '.join(sorted(objectives))} losses mean different things"
         problems.append(Problem("FOLDER", " ".join(map(str, folders)), wrong, "report on each objective by itself"))
@@ -61,8 +61,8 @@ def collect(folders: Sequence[Path]) -> list[Run]:
         raise Refused(*problems)
     above = os.path.commonpath([run.parent for run in settings])
     return [
-        Run(run, os.path.relpath(run, above), job_status(run), own, read_json(run / "summary.json") or {})
-        for run, own in settings.items()
+        Run(run, os.path.relpath(run, above), job_status(run), of_run, read_json(run / "summary.json") or {})
+        for run, of_run in settings.items()
     ]
 
 
@@ -78,7 +78,7 @@ def settings_of_jobs(sweep: Path) -> dict[Path, dict[str, Any]]:
     if (sweep / "study.db").exists():  # its search is the space that the jobs are drawn from
         search = []
     shared = next(iter(begun.values()), {})  # but for what each has to itself, all jobs have the same settings
-    planned = {n: shared | parsed(own) for n, own in enumerate(search)}
+    planned = {n: shared | parsed(of_run) for n, of_run in enumerate(search)}
     numbers = sorted(folders.keys() | planned.keys())
     return {sweep / str(n): begun.get(n, planned.get(n, {})) for n in numbers}
 

@@ -17,14 +17,14 @@ from lightning_lm.config.schema import Config
 @contextmanager
 def gpus_for(job: Config) -> Iterator[None]:
     """Let the job see only GPUs that no other job of its sweep uses; waits for them. SLURM does so by itself."""
-    wanted, folder = job.hardware.devices, Path(job.run_dir).parent
+    count, folder = job.hardware.devices, Path(job.run_dir).parent
     gpus = [] if job.hardware.accelerator == "cpu" or "SLURM_JOB_ID" in os.environ else visible_gpus()
-    if not 0 < wanted <= len(gpus) or job.hardware.nodes > 1:  # nothing to share, or refused when the run begins
+    if not 0 < count <= len(gpus) or job.hardware.nodes > 1:  # nothing to share, or refused when the run begins
         yield
         return
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
-    with claimed(gpus, wanted, folder / ".gpus") as mine:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(mine)  # the job's processes start with it
+    with claimed(gpus, count, folder / ".gpus") as claimed_gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claimed_gpus)  # the job's processes start with it
         try:
             yield
         finally:
@@ -47,14 +47,14 @@ def claimed(devices: Sequence[str], count: int, folder: Path) -> Iterator[list[s
     folder.mkdir(parents=True, exist_ok=True)
     while True:
         with ExitStack() as locks:
-            mine: list[str] = []
+            locked: list[str] = []
             for device in devices:
                 try:
                     locks.enter_context(FileLock(folder / f"{device}.lock", blocking=False))
                 except Timeout:
                     continue
-                mine.append(device)
-                if len(mine) == count:
-                    yield mine
+                locked.append(device)
+                if len(locked) == count:
+                    yield locked
                     return
         time.sleep(random.uniform(0.5, 1.5))  # all or none, so that two jobs never wait for each other's

@@ -40,7 +40,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         raise refuse(
             "hydra.mode", "MULTIRUN", wrong, "start a sweep by python train.py; hardware.devices makes processes"
         )
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, blocking=False)
     try:
@@ -49,9 +49,9 @@ def alone_in(folder: Path) -> Iterator[None]:
     except Timeout:
         raise refuse("hydra.sweep.dir", folder, "another process sweeps in it now", "wait, or choose another") from None
     finally:
-        if made and {path.name for path in folder.iterdir()} <= {LOCK}:  # refused before it began
+        if created and {path.name for path in folder.iterdir()} <= {LOCK}:  # refused before it began
             (folder / LOCK).unlink(missing_ok=True)
-            for path in itertools.takewhile(lambda path: not any(path.iterdir()), made):
+            for path in itertools.takewhile(lambda path: not any(path.iterdir()), created):
                 path.rmdir()
 
 

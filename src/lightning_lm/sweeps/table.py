@@ -42,8 +42,10 @@ def job_table(folder: Path, jobs: list[Settings]) -> str:
         for number in finished:
             seeds.setdefault(apart_from_seed(jobs[number]), []).append(summaries[number]["val/loss"])
         best = min(finished, key=lambda number: fmean(seeds[apart_from_seed(jobs[number])]))
-        own = " ".join(shlex.quote(f"{key}={value}") for key, value in jobs[best].items())
-        lines.append(f"best: job {best}; the same command with {own} instead of the search trains and tests it alone")
+        overrides = " ".join(shlex.quote(f"{key}={value}") for key, value in jobs[best].items())
+        lines.append(
+            f"best: job {best}; the same command with {overrides} instead of the search trains and tests it alone"
+        )
     return "\n" + "\n".join(lines) + "\n"
 
 
