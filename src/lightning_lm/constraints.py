@@ -60,14 +60,12 @@ REQUIRED = object()  # the default of a setting that has none
 
 
 def setting(default: Any, constraint: Constraint | None = None, *, may_change: bool = False, before: Any = REQUIRED):
-    """A field of a settings class.
+    """A field of a settings class; each object gets its own copy of a list or a dictionary.
 
     Args:
-        default: where the setting isn't given; of a list or a dictionary each object gets a copy of its own.
-        constraint: what its value must satisfy.
         may_change: whether a run that was cut off may go on with another value: its outcome doesn't depend on it.
-        before: the value that did what the code did before the setting existed, where that isn't the default. A run
-            folder from that time, whose config.yaml lacks the setting, counts as if it had this value.
+        before: the value that does what the code did before the setting existed, where that isn't the default. A run
+            folder that lacks the setting counts as if it had this value.
     """
     metadata = {"constraint": constraint, "may_change": may_change}
     if before is not REQUIRED:
@@ -84,26 +82,16 @@ def default_of(row: Field) -> Any:
     return row.default if row.default_factory is MISSING else row.default_factory()
 
 
-def walk(settings: Any, above: str = "") -> Iterator[tuple[str, Field, Any]]:
-    """Every field of nested settings: its dotted name, the field, and its value; a dictionary's values count as fields.
-
-    What lies above comes first.
-    """
+def unsatisfied(settings: Any, above: str = "") -> Iterator[Problem]:
+    """The settings whose value doesn't satisfy the constraint of its field; a dictionary's values count as fields."""
     for row in fields(settings):
-        value = getattr(settings, row.name)
-        yield above + row.name, row, value
-        inside = value if isinstance(value, dict) else {"": value}
-        for key, part in inside.items():
-            if is_dataclass(part):
-                yield from walk(part, f"{above}{row.name}.{key}." if key else f"{above}{row.name}.")
-
-
-def unsatisfied(settings: Any) -> Iterator[Problem]:
-    """The settings whose value doesn't satisfy the constraint of its field."""
-    for name, row, value in walk(settings):
-        constraint = row.metadata.get("constraint")
+        value, constraint = getattr(settings, row.name), row.metadata.get("constraint")
         if constraint is not None and value is not None and not constraint.holds(value):
-            yield Problem(name, value, "out of range", f"give {constraint.right}")
+            yield Problem(above + row.name, value, "out of range", f"give {constraint.right}")
+        inner = {f"{row.name}.{key}.": part for key, part in value.items()} if isinstance(value, dict) else {}
+        for prefix, part in (inner or {f"{row.name}.": value}).items():
+            if is_dataclass(part):
+                yield from unsatisfied(part, above + prefix)
 
 
 # ------------------------------------------------------------------------------------------- names of models and texts

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from run_folders import write_run
 
 from lightning_lm import cli
-from lightning_lm.config.composition import as_settings
+from lightning_lm.config.composition import as_settings, flat
 from lightning_lm.errors import Refused
 from lightning_lm.report import recipe
 from lightning_lm.report.charts import progress
@@ -25,7 +25,6 @@ from lightning_lm.report.search_map import cell, search
 from lightning_lm.runs.folder import write_json, write_text
 from lightning_lm.runs.numbers import show
 from lightning_lm.runs.plots import read
-from lightning_lm.runs.settings import flat
 
 
 @pytest.fixture(scope="module")

@@ -104,6 +104,13 @@ def as_settings(config: Config) -> dict[str, Any]:
     return cast(dict[str, Any], settings)
 
 
+def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names."""
+    if not isinstance(settings, dict) or not settings:
+        return {prefix: settings}
+    return {k: v for name, value in settings.items() for k, v in flat(value, f"{prefix}.{name}".lstrip(".")).items()}
+
+
 def typed(cfg: DictConfig) -> Config:
     """The composed configuration as nested dataclass instances, all interpolations resolved.
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.nodes import BooleanNode, EnumNode, FloatNode, IntegerNode, StringNode
 
-from lightning_lm.config.composition import CONF, options, schema_of, typed_job
+from lightning_lm.config.composition import CONF, flat, options, schema_of, typed_job
 from lightning_lm.config.schema import AXES
 from lightning_lm.config.validation import problems
 from lightning_lm.errors import Problem, Refused, nearest
@@ -47,15 +47,14 @@ def diagnose(texts: list[str], multirun: bool = False, folder: Path | None = Non
             except HydraException:
                 wrong.append(unreadable(text))
                 continue
-            group = options(loader, override.key_or_group)
+            known = options(loader, override.key_or_group)
             if folder:
-                group += [path.stem for path in folder.glob(f"{override.key_or_group}/*.yaml")]
-            problem = wrong_form(override, bool(group), multirun)
-            of_group = [] if problem or override.is_delete() or not group else list(choice(override, values, group))
-            wrong += [problem] if problem else of_group
-            if group and not problem and not of_group:
+                known += [path.stem for path in folder.glob(f"{override.key_or_group}/*.yaml")]
+            of_override = list(wrong_form(override, multirun, known) or wrong_options(override, values, known))
+            wrong += of_override
+            if known and not of_override:
                 choices.append(f"{override.key_or_group}={values[0]}" if override.is_sweep_override() else text)
-            elif not group and not problem:
+            elif not of_override:
                 settings += [(override, value) for value in values]
         try:
             cfg = compose("config", choices, return_hydra_config=True)
@@ -90,21 +89,21 @@ def unreadable(text: str) -> Problem:
     return Problem(name, value, "can't be read", f"""quote it twice, such as '{name}="{value.strip("'")}"'""")
 
 
-def wrong_form(override: Override, is_group: bool, multirun: bool) -> Problem | None:
-    """What is wrong with an override whatever its value is."""
+def wrong_form(override: Override, multirun: bool, known: list[str]) -> list[Problem]:
+    """What is wrong with an override whatever its value is; ``known`` has the options where it is of a group."""
     key, text = override.key_or_group, override.input_line or ""
     if override.is_sweep_override() and not multirun:
-        return Problem(key, text.partition("=")[2], "several values", "add -m to run one job for each")
-    if override.is_delete() and not is_group:
-        return Problem(text, "", "a setting can't be deleted", f"give it a value: {key}=VALUE")
-    return None
+        return [Problem(key, text.partition("=")[2], "several values", "add -m to run one job for each")]
+    if override.is_delete() and not known:
+        return [Problem(text, "", "a setting can't be deleted", f"give it a value: {key}=VALUE")]
+    return []
 
 
-def choice(override: Override, values: list[Any], known: list[str]) -> Iterator[Problem]:
+def wrong_options(override: Override, values: list[Any], known: list[str]) -> Iterator[Problem]:
     """What is wrong with the options that are chosen for a group."""
     group = override.key_or_group
     where = f"; docs/extending.md shows how to add one: a class, a row, conf/{group}/NAME.yaml" if group in AXES else ""
-    for value in values:
+    for value in values if known and not override.is_delete() else ():
         if override.is_add() and "/" not in group:
             yield Problem(f"+{group}", value, "this axis exists already", f"leave out the +: {group}={value}")
             continue
@@ -142,16 +141,9 @@ def has(cfg: DictConfig, key: str, adding: bool = False) -> bool:
     return table and (adding or not OmegaConf.is_struct(parent))
 
 
-def keys(cfg: DictConfig, above: str = "") -> list[str]:
+def keys(cfg: DictConfig) -> list[str]:
     """Every setting by its full name."""
-    names = []
-    for name in map(str, cfg):
-        node = cfg._get_node(name)
-        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing() and len(node):
-            names += keys(node, f"{above}{name}.")
-        else:
-            names.append(above + name)
-    return names
+    return list(flat(OmegaConf.to_container(cfg, throw_on_missing=False)))
 
 
 def instead(cfg: DictConfig, key: str, value: object) -> tuple[str, str | None]:
@@ -164,7 +156,6 @@ def instead(cfg: DictConfig, key: str, value: object) -> tuple[str, str | None]:
     parent, _, leaf = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == parent}
     everywhere = {name.rpartition(".")[2]: name for name in known}
-    meant = None
     if parent and (close := get_close_matches(leaf, siblings, n=1)):
         meant = siblings[close[0]]
     elif (close := get_close_matches(key, known, n=1, cutoff=0.8)) and not siblings:
@@ -173,9 +164,9 @@ def instead(cfg: DictConfig, key: str, value: object) -> tuple[str, str | None]:
         return f"did you mean {close[0]}={value}?", close[0]
     elif close := get_close_matches(leaf, everywhere, n=1, cutoff=0.75):
         meant = everywhere[close[0]]
-    if meant:
-        return f"did you mean {meant}?", meant
-    return f"{parent} has {', '.join(siblings)}" if parent and siblings else "--cfg job shows all settings", None
+    else:
+        return f"{parent} has {', '.join(siblings)}" if parent and siblings else "--cfg job shows all settings", None
+    return f"did you mean {meant}?", meant
 
 
 def mistyped(cfg: DictConfig, key: str, value: object, error: Exception) -> Problem:

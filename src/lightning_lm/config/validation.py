@@ -20,26 +20,11 @@ def check(cfg: Config) -> None:
 
 
 def problems(cfg: Config) -> list[Problem]:
-    common: tuple[Settings, ...] = (cfg.hardware, cfg.logger, cfg.trainer)
-    axes: tuple[Settings, ...] = (
-        cfg.model,
-        cfg.data,
-        cfg.objective,
-        cfg.optimizer,
-        cfg.scheduler,
-        *cfg.callbacks.values(),
-    )
-    return [
-        *unsatisfied(cfg),
-        *names(cfg),
-        *chain.from_iterable(part.problems() for part in common),
-        *folders(cfg),
-        *chain.from_iterable(part.problems() for part in axes),
-        *vocabulary(cfg),
-        *schedule(cfg),
-        *callbacks(cfg),
-        *batch(cfg),
-    ]
+    parts: list[Settings] = [cfg.model, cfg.data, cfg.objective, cfg.optimizer, cfg.scheduler, *cfg.callbacks.values()]
+    common = (part.problems() for part in (cfg.hardware, cfg.logger, cfg.trainer))
+    of_axes = (part.problems() for part in parts)
+    crossing = (vocabulary(cfg), schedule(cfg), callbacks(cfg), batch(cfg))
+    return list(chain(unsatisfied(cfg), names(cfg), *common, folders(cfg), *of_axes, *crossing))
 
 
 def names(cfg: Config) -> Iterator[Problem]:

@@ -9,9 +9,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from lightning_lm.config.composition import flat
 from lightning_lm.errors import Problem, Refused
 from lightning_lm.runs.folder import job_status, read_json
-from lightning_lm.runs.settings import UNREADABLE, flat, read_settings
+from lightning_lm.runs.settings import UNREADABLE, read_settings
 
 STATUSES = ("finished", "pruned", "interrupted", "cut off", "diverged", "failed", "not run")
 

@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from lightning_lm.config.composition import as_settings
+from lightning_lm.config.composition import as_settings, flat
 from lightning_lm.config.schema import AXES, Config, chosen, may_change
-from lightning_lm.constraints import default_of, walk
+from lightning_lm.constraints import default_of
 from lightning_lm.errors import Problem, Refused, refuse
 from lightning_lm.runs.folder import read_json
 
@@ -25,13 +25,6 @@ def read_settings(run: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ValueError("it holds no settings")
     return settings
-
-
-def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names."""
-    if not isinstance(settings, dict) or not settings:
-        return {prefix: settings}
-    return {k: v for name, value in settings.items() for k, v in flat(value, f"{prefix}.{name}".lstrip(".")).items()}
 
 
 # ------------------------------------------------------------------------------------------------- typed settings
@@ -109,7 +102,7 @@ def same_settings(run: Path, config: Config) -> None:
     except UNREADABLE as error:
         raise refuse("run_dir", run, "its config.yaml can't be read", ANOTHER) from error
     now = flat(as_settings(config))
-    free = may_change() | {name for name, row, _ in walk(config) if row.metadata.get("may_change")}
+    free = may_change()
     names = sorted({*there, *now})
     differing = [name for name in names if there.get(name) != now.get(name) and name not in free]
     differing = [name for name in differing if not any(other.startswith(f"{name}.") for other in differing)]
