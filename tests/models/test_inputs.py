@@ -15,9 +15,9 @@ def batch(**more):
 
 def test_an_input_of_the_model_reaches_it(tiny_gpt2):
     model = AutoModelForCausalLM.from_pretrained(tiny_gpt2)
-    reversed_positions = torch.arange(8).flip(0).expand(2, 8)
-    sums = labelled_nll(model, find_head(model), batch(position_ids=reversed_positions))
-    expected = model(**{k: v for k, v in batch(position_ids=reversed_positions).items() if k != "labels"}).logits
+    later_positions = (torch.arange(8) + 5).expand(2, 8)
+    sums = labelled_nll(model, find_head(model), batch(position_ids=later_positions))
+    expected = model(**{k: v for k, v in batch(position_ids=later_positions).items() if k != "labels"}).logits
     nll = torch.nn.functional.cross_entropy(
         expected.flatten(0, 1).double(), batch()["labels"].flatten(), reduction="sum"
     )
