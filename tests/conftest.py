@@ -1,23 +1,84 @@
 """What several test files share."""
 
 import faulthandler
+import multiprocessing
 import os
+import runpy
 import socket
+import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from tiny import write_bert, write_gpt2, write_text
 
 from lightning_lm.config.composition import compose, register
+from lightning_lm.launch import PRELOADED
 
 ROOT = Path(__file__).parents[1]
 register()
-__all__ = ["ROOT", "compose"]
+__all__ = ["ROOT", "compose", "fork_server", "forked", "in_fresh_process"]
 
 settings.register_profile("any-machine", deadline=None)  # a busy one is no failure
 settings.load_profile("any-machine")
+
+
+def fork_server() -> BaseContext:
+    """Starts processes in which no test has run before: the imports are done, and nothing is computed yet.
+
+    The server is the one that starts the ranks of a job.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
+def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a module's function returns, or raises, in a process of its own."""
+    with ProcessPoolExecutor(1, fork_server()) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def forked() -> list[int]:
+    """The processes that this process's fork server has started and that have not ended."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, _, rest = stat.read_text().partition(" (")
+            parents[int(pid)] = int(rest.rpartition(") ")[2].split()[1])
+        except OSError:
+            continue  # it has just ended
+    return sorted(pid for pid, parent in parents.items() if parents.get(parent) == os.getpid())
+
+
+@pytest.fixture
+def train_py(tmp_path, monkeypatch, capfd):
+    """``train.py`` with some arguments, run in this process and the folder ``tmp_path``: exit code, stdout and stderr.
+
+    Its jobs have the fork server of this process, which spares each command the imports of one of its own.
+    """
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        method = multiprocessing.get_start_method(allow_none=True)
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path)
+            patch.setenv("HYDRA_FULL_ERROR", "1")  # as it sets it, and here it goes again
+            patch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
+            capfd.readouterr()
+            try:
+                runpy.run_path(sys.argv[0], run_name="__main__")
+                code = 0
+            except SystemExit as end:
+                code = end.code
+        multiprocessing.set_start_method(method, force=True)  # a sweep has set another
+        return code, *capfd.readouterr()
+
+    return run
 
 
 def pytest_sessionfinish(exitstatus: int) -> None:

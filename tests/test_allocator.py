@@ -1,4 +1,4 @@
-"""Where glibc puts large blocks, by its own account."""
+"""Where glibc puts large blocks, by its own account; in processes whose heap holds nothing of other tests."""
 
 import ctypes
 import platform
@@ -6,6 +6,7 @@ import platform
 import lightning as L
 import pytest
 import torch
+from conftest import in_fresh_process
 
 from lightning_lm.training.control import KeepFreedMemory
 
@@ -37,26 +38,28 @@ def lies_outside():
     return more > 0
 
 
-@pytest.fixture(autouse=True)
-def no_hole_at_the_end():
-    """Another test's block isn't there to be used again."""
-    ctypes.CDLL(None).malloc_trim(0)
-
-
-def test_the_first_step_is_outside_and_later_ones_are_not():
+def outside_before_and_after_each_batch():
     trainer = L.Trainer(accelerator="cpu", accumulate_grad_batches=2, logger=False, enable_checkpointing=False)
     heap = KeepFreedMemory()
     heap.on_train_start(trainer, None)
-    found = [lies_outside()]
+    outside = [lies_outside()]
     for batch in range(3):
         heap.on_train_batch_end(trainer, None, None, None, batch)
-        found.append(lies_outside())
-    assert found == [True, True, False, False]  # and so it stays for the other tests of this process
+        outside.append(lies_outside())
+    return outside
+
+
+def outside_before_and_after_a_training_without_steps():
+    heap = KeepFreedMemory()
+    heap.on_train_start(None, None)
+    before = lies_outside()
+    heap.on_train_end(None, None)
+    return before, lies_outside()
+
+
+def test_the_first_step_is_outside_and_later_ones_are_not():
+    assert in_fresh_process(outside_before_and_after_each_batch) == [True, True, False, False]
 
 
 def test_no_step_was_left_to_do():
-    heap = KeepFreedMemory()
-    heap.on_train_start(None, None)
-    assert lies_outside()
-    heap.on_train_end(None, None)
-    assert not lies_outside()
+    assert in_fresh_process(outside_before_and_after_a_training_without_steps) == (True, False)

@@ -35,21 +35,19 @@ def summary(run: Path) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def began(tmp_path_factory):
-    """Three starts: the first with the Hub and empty caches, one that also pushes, and one when the Hub is gone."""
+    """Two starts: the first with the Hub and empty caches, which also pushes, and one when the Hub is gone."""
     folder = tmp_path_factory.mktemp("default")
     rows = write_wikitext(folder / "wikitext")
     write_small_gpt2(folder / "gpt2-source")
     datasets = {"Salesforce/wikitext": (folder / "wikitext", REVISION)}
     with HubServer({"gpt2": folder / "gpt2-source"}, datasets) as server:
         home = folder / "home"
-        first = start(folder, "first", server.environment(home))
-        environment = server.environment(home, token=TOKEN)
-        pushing = start(folder, "pushing", environment, "logger=none", "trainer.push_to_hub=tester/model")
+        first = start(folder, "first", server.environment(home, token=TOKEN), "trainer.push_to_hub=tester/model")
         loaded = subprocess.run(
             [sys.executable, "-c", LOAD], env=server.environment(folder / "other"), capture_output=True, text=True
         )
     offline = start(folder, "offline", server.environment(home), "logger=none", "data.cache_dir=empty")
-    return folder, rows, server, {"first": first, "pushing": pushing, "loaded": loaded, "offline": offline}
+    return folder, rows, server, {"first": first, "loaded": loaded, "offline": offline}
 
 
 LOAD = """
@@ -101,10 +99,9 @@ def test_a_finished_model_is_pushed_and_loads_from_there(began):
     from transformers import AutoModelForCausalLM
 
     folder, _, server, done = began
-    assert done["pushing"].returncode == 0, done["pushing"].stderr
-    assert f"{server.url}/tester/model" in done["pushing"].stderr
+    assert f"{server.url}/tester/model" in done["first"].stderr
     assert done["loaded"].returncode == 0, done["loaded"].stderr
-    export = folder / "pushing" / "export"
+    export = folder / "first" / "export"
     pushed = dict(server.repos["models", "tester/model"].files)
     pushed.pop(".gitattributes")  # the Hub's own
     assert pushed == read_folder(export)

@@ -87,12 +87,12 @@ def test_a_partial_last_batch_counts_as_a_step(tiny_gpt2, text, tmp_path):
 
 
 def test_a_time_budget_ends_the_run_and_the_schedule(tiny_gpt2, text, tmp_path):
-    summary, rows, last = run(tiny_gpt2, text, tmp_path / "run", "trainer.max_minutes=0.05")
-    assert 3 <= summary["seconds"] < 30
+    summary, rows, last = run(tiny_gpt2, text, tmp_path / "run", "trainer.max_minutes=0.02")
+    assert 1.2 <= summary["seconds"] < 30
     assert last["lr_schedulers"][0]["_last_lr"][0] == pytest.approx(0, abs=1e-4)
     assert rows[-1]["val/loss"] and int(rows[-1]["step"]) == summary["steps"]
     (tmp_path / "run" / "summary.json").unlink()  # as if it was cut off before its last line
-    again, _, _ = run(tiny_gpt2, text, tmp_path / "run", "trainer.max_minutes=0.05")
+    again, _, _ = run(tiny_gpt2, text, tmp_path / "run", "trainer.max_minutes=0.02")
     assert again["steps"] == summary["steps"] and again["val/loss"] == summary["val/loss"]
 
 

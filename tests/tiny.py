@@ -3,9 +3,6 @@
 import random
 from pathlib import Path
 
-from tokenizers import BertWordPieceTokenizer
-from transformers import BertConfig, BertForMaskedLM, BertTokenizer, GPT2Config, GPT2LMHeadModel, set_seed
-
 VOCABULARY = """
 the a of and to in is was he she they it on with as by at from river stone light house winter summer small old new green
 road ship island king garden music letter morning evening walked found made gave took under over between through after
@@ -32,6 +29,8 @@ def write_text(path: Path, lines: int = 800, seed: int = 0) -> Path:
 
 def write_gpt2(folder: Path, text: Path, dropout: float = 0.0) -> Path:
     """A random two-layer GPT-2 with a byte-level BPE of 384 tokens."""
+    from transformers import GPT2Config, GPT2LMHeadModel, set_seed  # not before a test needs it
+
     from lightning_lm.data.corpora.text_files import text_corpus
     from lightning_lm.data.tokenizer_training import train_tokenizer
 
@@ -59,6 +58,9 @@ def write_gpt2(folder: Path, text: Path, dropout: float = 0.0) -> Path:
 
 def write_bert(folder: Path, text: Path, dropout: float = 0.0) -> Path:
     """A random two-layer BERT with a WordPiece vocabulary of 200 tokens."""
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertConfig, BertForMaskedLM, BertTokenizer, set_seed
+
     trained = BertWordPieceTokenizer(lowercase=False)
     trained.train([str(text)], vocab_size=200, show_progress=False)
     tokenizer = BertTokenizer(vocab=trained.get_vocab(), do_lower_case=False)

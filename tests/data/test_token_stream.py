@@ -2,13 +2,13 @@
 
 import logging
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import fork_server
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, BertTokenizer, GPT2Tokenizer
@@ -242,42 +242,37 @@ def test_fingerprint_is_of_content(tmp_path, make):
     assert tokenizer_fingerprint(tokenizer) != before
 
 
-PREPARE = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_token_stream import letters, of_rows, stream
+def prepare(cache: Path, pause: float, results=None) -> None:
+    def rows(split):
+        with open(cache / "started", "a") as file:
+            file.write("x")
+        for _ in range(20):
+            time.sleep(pause)
+            yield ["abc, b\n"] * 50
 
-cache, pause = Path({cache!r}), float(sys.argv[1])
-
-def rows(split):
-    with open(cache / "started", "a") as file:
-        file.write("x")
-    for _ in range(20):
-        time.sleep(pause)
-        yield ["abc, b\\n"] * 50
-
-found = stream(type(of_rows([]))({{"train": "slow"}}, rows, "a test"), letters(), cache)
-print(len(found.tokens), found.key)
-"""
-
-
-def prepare(cache: Path, pause: float) -> subprocess.Popen:
-    code = PREPARE.format(tests=str(Path(__file__).parent), cache=str(cache))
-    return subprocess.Popen([sys.executable, "-c", code, str(pause)], stdout=subprocess.PIPE, text=True)
+    made = stream(Corpus({"train": "slow"}, rows, "a test"), letters(), cache)
+    if results is not None:
+        results.put((len(made.tokens), made.key))
 
 
 def test_two_processes_build_once_and_a_killed_one_leaves_nothing(tmp_path):
-    killed = prepare(tmp_path, pause=1)
-    while not (list(tmp_path.glob("tokens/*.tmp/ids")) or killed.poll() is not None):
+    processes = fork_server()
+    killed = processes.Process(target=prepare, args=(tmp_path, 1))
+    killed.start()
+    while not list(tmp_path.glob("tokens/*.tmp/ids")) and killed.is_alive():
         time.sleep(0.05)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
+    killed.kill()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     stale = list(tmp_path.glob("tokens/*.tmp"))
     assert stale and not stale[0].with_suffix("").exists()
 
-    both = [prepare(tmp_path, pause=0.02), prepare(tmp_path, pause=0.02)]
-    told = {process.communicate(timeout=50)[0] for process in both}
-    assert told == {f"{20 * 50 * 7} {stale[0].stem}\n"}
+    results = processes.Queue()
+    both = [processes.Process(target=prepare, args=(tmp_path, 0.02, results)) for _ in range(2)]
+    for process in both:
+        process.start()
+    assert {results.get(timeout=50) for _ in both} == {(20 * 50 * 7, stale[0].stem)}
+    for process in both:
+        process.join()
     assert (tmp_path / "started").read_text() == "xx"  # the killed one, and one of the two
     assert not list(tmp_path.glob("tokens/*.tmp"))

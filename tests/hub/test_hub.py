@@ -125,8 +125,7 @@ run = Path(os.environ["RUN"])
 """
 
 PUSH = """
-answers = {"no token": attempt(run, "small"), "dry run": attempt(run, "small", dry_run=True)}
-answers["no export, bad name"] = attempt(run / "export", "a/b/c", dry_run=True)
+answers = {"no token": attempt(run, "small"), "no export, bad name": attempt(run / "export", "a/b/c", dry_run=True)}
 os.environ["HF_TOKEN"] = os.environ["VALID"]
 answers["push"] = attempt(run, "small")
 hub.verify = lambda run: 0.0
@@ -167,7 +166,6 @@ def test_push_then_load_back(sources, tmp_path):
     assert got["no token"] == (
         "refused repo=small: nobody is logged in to the Hub; log in with `hf auth login` or set HF_TOKEN"
     )
-    assert "model.safetensors" in got["dry run"] and "README.md" in got["dry run"]
     assert len(got["no export, bad name"].splitlines()) == 2
     assert "is public" in got["private"]
     assert "403" in got["other's"] and "somebody" in got["other's"]
@@ -177,32 +175,39 @@ def test_push_then_load_back(sources, tmp_path):
         assert got[name].startswith("refused ") and len(got[name].splitlines()) == 1
 
 
+PRIVATE = """
+from huggingface_hub import constants  # which keeps the Hub that is named now
+first, os.environ["HF_ENDPOINT"] = os.environ["HF_ENDPOINT"], os.environ["IDLE"]
+answers = {"tampered": attempt(Path(os.environ["TAMPERED"]), "small")}
+hub.verify = lambda run: 0.0
+answers["dry run"] = attempt(run, "s", dry_run=True)
+os.environ["HF_ENDPOINT"] = first
+answers["private"] = attempt(run, "tester/s", private=True)
+print(json.dumps(answers))
+"""
+
+
 def test_dry_run_and_refusals_send_nothing_and_one_commit_is_made(sources, tmp_path):
-    *_, run = sources
-    code = REFUSALS + 'hub.verify = lambda run: 0.0\nprint(json.dumps(attempt(run, "tester/s", dry_run=True)))'
-    with HubServer() as server:
-        assert "tester/s" in client(server, tmp_path, code, RUN=str(run))
-        assert server.requests == []
-        code = code.replace("dry_run=True", "private=True")
-        # The client with Xet switched on, as most users have it.
-        assert client(server, tmp_path, code, TOKEN, RUN=str(run), HF_HUB_DISABLE_XET="0").endswith("/tester/s")
-    repo = server.repos["models", "tester/s"]
-    assert len(repo.messages) == 1 and repo.private
-
-
-def test_a_tampered_export_is_refused_before_anything_is_sent(sources, tmp_path):
+    """One process and two Hubs: while it names the idle one, nothing may be sent; the other gets one commit."""
     from safetensors.torch import load_file, save_file
 
-    run = tmp_path / "run"
-    shutil.copytree(sources[2], run)
-    weights = load_file(run / "export" / "model.safetensors")
+    *_, run = sources
+    tampered = shutil.copytree(run, tmp_path / "tampered")
+    weights = load_file(tampered / "export" / "model.safetensors")
     weights["transformer.h.0.mlp.c_fc.weight"][0] += 0.5
-    save_file(weights, run / "export" / "model.safetensors", metadata={"format": "pt"})
-    code = REFUSALS + 'print(json.dumps(attempt(run, "small")))'
-    with HubServer() as server:
-        refused = client(server, tmp_path / "home", code, TOKEN, RUN=str(run))
-        assert server.requests == []
-    assert refused.startswith(f"refused run={run}: its export has a loss of ")
+    save_file(weights, tampered / "export" / "model.safetensors", metadata={"format": "pt"})
+    with HubServer() as idle, HubServer() as server:
+        # The client with Xet switched on, as most users have it.
+        variables = {"RUN": str(run), "TAMPERED": str(tampered), "IDLE": idle.url, "HF_HUB_DISABLE_XET": "0"}
+        got = client(server, tmp_path / "home", REFUSALS + PRIVATE, TOKEN, **variables)
+        assert idle.requests == []
+    assert got["tampered"].startswith(f"refused run={tampered}: its export has a loss of ")
+    assert "model.safetensors" in got["dry run"] and "README.md" in got["dry run"]
+    assert f"{idle.url}/s (public if new)" in got["dry run"]
+    assert got["private"] == f"{server.url}/tester/s"
+    assert set(server.repos) == {("models", "tester/s")}
+    repo = server.repos["models", "tester/s"]
+    assert len(repo.messages) == 1 and repo.private
 
 
 def test_the_check_of_a_masked_model_is_the_float64_mean_over_its_labels(tmp_path):

@@ -1,8 +1,6 @@
 """What a sweep leaves in W&B: its jobs as one group, a run for all of it, and runs that W&B's own agent starts."""
 
 import json
-import subprocess
-import sys
 
 import wandb
 from conftest import ROOT, compose
@@ -19,7 +17,7 @@ from lightning_lm.report.wandb_summary import log_sweep
 from lightning_lm.training.trainer import build_loggers
 
 
-def test_the_jobs_of_a_sweep_are_runs_of_one_group(tiny_gpt2, text, tmp_path):
+def test_the_jobs_of_a_sweep_are_runs_of_one_group(tiny_gpt2, text, tmp_path, train_py):
     more = [
         "optimizer.lr=1e-2,1e20",
         "trainer.gradient_clip=null",
@@ -27,9 +25,8 @@ def test_the_jobs_of_a_sweep_are_runs_of_one_group(tiny_gpt2, text, tmp_path):
         f"hydra.sweep.dir={tmp_path}/s",
     ]
     overrides = [o for o in settings(tiny_gpt2, text, "") if not o.startswith(("run_dir", "optimizer.lr"))]
-    command = [sys.executable, str(ROOT / "train.py"), "-m", *overrides, *more]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
+    code, _, err = train_py("-m", *overrides, *more)
+    assert code == 0, err[-2000:]
     runs = [only(tmp_path / "s" / number) for number in "01"]
     assert len({run.run["run_id"] for run in runs}) == 2, "they are sent to W&B one by one"
     for run, number in zip(runs, "01", strict=True):

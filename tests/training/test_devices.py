@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, compose
+from conftest import ROOT, compose, forked
 from safetensors.torch import load_file
 from tiny import write_gpt2
 
@@ -37,9 +37,9 @@ def settings(model, text, folder, *more):
         f"data.cache_dir={text.parent / 'cache'}",
         "objective.prompts=[]",
         "optimizer.lr=3e-3",
-        "trainer.max_steps=50",
+        "trainer.max_steps=26",
         "trainer.global_batch_size=8",
-        "trainer.limit_train_batches=13",
+        "trainer.limit_train_batches=8",
         "trainer.limit_val_batches=2",
         "trainer.limit_test_batches=1",
         "trainer.log_every_n_steps=1",
@@ -158,19 +158,6 @@ def cut_off(monkeypatch, job, rank, step, how):
     return ended.value
 
 
-def workers():
-    """Processes whose parent is this process's fork server."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            pid, _, rest = stat.read_text().partition(" (")
-            found.append((int(pid), int(rest.rpartition(") ")[2].split()[1])))
-        except OSError:
-            continue  # it has just ended
-    mine = {pid for pid, parent in found if parent == os.getpid()}
-    return [pid for pid, parent in found if parent in mine]
-
-
 @pytest.mark.parametrize("how", ["KILLED", "raises"])
 def test_a_rank_that_dies_ends_the_job_and_is_told(how, tiny_gpt2, text, tmp_path, monkeypatch, capfd):
     job = compose(*settings(tiny_gpt2, text, tmp_path / "run", "hardware.devices=2"))
@@ -181,7 +168,7 @@ def test_a_rank_that_dies_ends_the_job_and_is_told(how, tiny_gpt2, text, tmp_pat
     assert console.count(told) == 1 and "Connection" not in console
     assert told in (tmp_path / "run" / "train.log").read_text()
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == {"status": "failed"}
-    assert workers() == []
+    assert forked() == []
 
 
 def test_a_run_goes_on_with_other_devices(trained, tiny_gpt2, text, small, tmp_path, monkeypatch):
@@ -192,9 +179,9 @@ def test_a_run_goes_on_with_other_devices(trained, tiny_gpt2, text, small, tmp_p
     ended = cut_off(monkeypatch, job("hardware.devices=2", "hardware.micro_batch_size=2"), 0, 5, "INTERRUPTS")
     assert ended.code == 143
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == {"status": "interrupted"}
-    cut_off(monkeypatch, job("hardware.devices=2", FSDP), 0, 20, "KILLED")
-    cut_off(monkeypatch, job("hardware.micro_batch_size=1"), 0, 27, "KILLED")
-    cut_off(monkeypatch, job("hardware.devices=2", FSDP, "hardware.micro_batch_size=1"), 1, 38, "KILLED")
+    cut_off(monkeypatch, job("hardware.devices=2", FSDP), 0, 11, "KILLED")
+    cut_off(monkeypatch, job("hardware.micro_batch_size=1"), 0, 17, "KILLED")
+    cut_off(monkeypatch, job("hardware.devices=2", FSDP, "hardware.micro_batch_size=1"), 1, 23, "KILLED")
     run_job(job())
     assert_same_figures(tmp_path / "run", trained())
 
@@ -226,7 +213,7 @@ def noting_rates(*arguments):
 def test_in_a_time_budget_all_ranks_have_the_same_rate(tiny_gpt2, text, tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "_rank", noting_rates)
     monkeypatch.setenv("RATES", str(tmp_path))
-    timed = ["hardware.devices=2", "trainer.max_steps=null", "trainer.max_minutes=0.1"]
+    timed = ["hardware.devices=2", "trainer.max_steps=null", "trainer.max_minutes=0.05"]
     run_job(compose(*settings(tiny_gpt2, text, tmp_path / "run", *timed)))
     first, second = ((tmp_path / rank).read_text().split() for rank in "01")
     assert first == second and len(set(first)) > 10
