@@ -32,7 +32,7 @@ EVALUATED = (
     Figure("tokens", "tokens scored", shown=False),
     # a new figure goes here: docs/extending.md
 )
-TRAINING = (
+TRAINING = (  # names of the figures that are logged between evaluations
     "epoch",
     "tokens_seen",
     "learning_rate",
@@ -43,6 +43,7 @@ TRAINING = (
     "model_flops_utilization",
     "train/loss",
     "train/perplexity",
+    # a new figure of training goes here: docs/extending.md
 )
 SPLITS = {"val": "validation", "test": "test"}  # prefix of a figure → the split, as people call it
 COLUMNS = ["step", *TRAINING, *(f"{split}/{figure.name}" for split in SPLITS for figure in EVALUATED)]

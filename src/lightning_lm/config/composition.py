@@ -126,10 +126,17 @@ def typed(cfg: DictConfig) -> Config:
             node = node.get(part) if isinstance(node, dict) else node
         name, wrong = error.full_key or "?", str(error).splitlines()[0]
         raise refuse(name, node, wrong, "correct it or what it refers to") from None
-    without_default = [Problem(key, "???", "has no default", f"give it: {key}=VALUE") for key in missing]
+    without_default = [Problem(key, "???", "has no default", remedy_for_missing(key)) for key in missing]
     if problems := [*unknown(cfg), *without_default]:
         raise Refused(*problems)
     return cast(Config, config)
+
+
+def remedy_for_missing(key: str) -> str:
+    axis, _, rest = key.partition(".")
+    if axis in AXES and rest == "name":
+        return f"the file in conf/{axis} must name a schema_… among its defaults, and its class must have a name"
+    return f"give it: {key}=VALUE"
 
 
 def unknown(cfg: DictConfig, above: str = "") -> Iterator[Problem]:

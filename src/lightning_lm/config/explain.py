@@ -82,6 +82,7 @@ def in_files(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}; give another run_dir"
     text = str(error).partition("Config search path")[0] + (f" {error.__cause__}" if error.__cause__ else "")
     text = re.sub(r"In '(.+?)': \w+ raised while composing config:", r"conf/\1.yaml:", text)
+    text = re.sub(r"(Could not load '(\w+)/schema_(\w+)')", r"\1; add the row \3 to the table of \2 in schema.py", text)
     return re.sub(r"\n\s+full_key: (\S+)\n\s+object_type=.*", r"; correct \1", text)
 
 

@@ -36,7 +36,7 @@ def environment(**more: Any) -> dict[str, Any]:
 
     return {
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted": _git("diff", "HEAD"),
+        "uncommitted": _uncommitted(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
         "platform": platform.platform(),
@@ -47,12 +47,24 @@ def environment(**more: Any) -> dict[str, Any]:
     }
 
 
-def _git(*arguments: str) -> str | None:
+def _uncommitted() -> str | None:
+    """The changes since the last commit as a patch, with the new files of code and configuration."""
+    changes, top = _git("diff", "HEAD"), _git("rev-parse", "--show-toplevel")
+    if changes is None or top is None:
+        return None
+    new = (_git("-C", top, "ls-files", "--others", "--exclude-standard", "src", "conf") or "").splitlines()
+    patches = [_git("-C", top, "diff", "--no-index", "--", os.devnull, file, codes=(0, 1)) for file in new]
+    return "\n".join(filter(None, [changes, *patches]))
+
+
+def _git(*arguments: str, codes: tuple[int, ...] = (0,)) -> str | None:
+    """What git prints; None where there is no git, no repository, or another exit code."""
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
+    return done.stdout.strip() if done.returncode in codes else None
 
 
 def job_status(folder: Path) -> str:

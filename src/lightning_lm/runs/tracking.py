@@ -33,7 +33,9 @@ class RunFolderLogger(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         for name in metrics.keys() - {*COLUMNS, *self.named}:
             self.named.add(name)
-            log.warning("%s is in no row of lightning_lm/figures.py: metrics.csv leaves it out", name)
+            log.warning(
+                "%s: metrics.csv leaves it out; add it to TRAINING or EVALUATED in lightning_lm/figures.py", name
+            )
         self.table.append({"step": step, **{k: v for k, v in metrics.items() if k in COLUMNS}})
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
