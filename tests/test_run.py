@@ -15,7 +15,7 @@ from lightning_lm.run import train
 from lightning_lm.training import components as build
 from lightning_lm.training import telemetry
 from lightning_lm.training import throughput as speed
-from lightning_lm.training.checkpoint_io import AtomicCheckpointIO
+from lightning_lm.training.checkpoints import AtomicCheckpointIO
 from lightning_lm.training.module import LanguageModel
 
 FILES = (

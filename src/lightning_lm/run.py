@@ -20,19 +20,11 @@ log = logging.getLogger(__name__)
 
 
 def train(job: Config, *, run_test: bool = True) -> float:
-    """Train, evaluate and export the model that a configuration describes.
+    """Train, evaluate and export the model that a configuration describes; returns its validation loss, nats per token.
 
-    A run folder that was cut off is continued; a finished one only tells its figures.
-
-    Args:
-        job: composed from ``conf/``, or made in code.
-        run_test: score the test split at the end; a sweep leaves it alone.
-
-    Returns:
-        The best validation loss in nats per token.
-
-    Raises:
-        Refused: before anything is spent or written, with all that is wrong; or the finished run can't be pushed.
+    A run folder that was cut off is continued; a finished one only tells its figures. With ``run_test`` the test split
+    is scored at the end; a sweep leaves it alone. Raises Refused before anything is spent or written, with all that is
+    wrong; or where the finished run can't be pushed.
     """
     check(job)
     run = Path(job.run_dir)

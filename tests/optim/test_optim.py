@@ -9,8 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from lightning_lm.optim.groups import build_optimizer, sort_parameters
 from lightning_lm.optim.muon import CpuMuon, orthogonalise
-from lightning_lm.optim.schedules import build_scheduler
-from lightning_lm.optim.schema import GroupConfig, MuonConfig, SchedulerConfig
+from lightning_lm.optim.schema import GroupConfig, MuonConfig, SchedulerConfig, build_scheduler
 
 PLAIN = [GroupConfig(ndim=1, decay=False), GroupConfig()]
 MUON = [

@@ -1,1 +1,0 @@
-"""From text to batches: corpora, token streams, blocks, masks and the LightningDataModule."""

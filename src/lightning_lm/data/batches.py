@@ -1,17 +1,40 @@
 """A split's windows as batches: items that depend on (seed, epoch, index) and on nothing else."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
 from lightning_lm.data import masking
-from lightning_lm.data.collator import Collator
-from lightning_lm.data.windows import BatchPlan, Windows, order
+from lightning_lm.data.windows import BatchPlan, WindowBatch, Windows, order
 
 TRAINING, EVALUATION = 1, 2  # purposes of a mask's key: no evaluation mask depends on the seed
+
+
+class Collator(Protocol):
+    """Turns windows of tokens into a model's inputs and labels, as each of ``lightning_lm.objectives`` does.
+
+    A key is a 64-bit number that fixes all randomness of an epoch (``lightning_lm.data.masking.key``).
+    """
+
+    @property
+    def needs_word_starts(self) -> bool:
+        """Whether the token stream must know where words begin."""
+
+    def stride(self, block_size: int) -> int:
+        """By how much evaluation windows advance, so that every token is scored once."""
+
+    def labelled(self, windows: WindowBatch, key: np.uint64, word_starts: np.ndarray | None) -> np.ndarray:
+        """Bool [n, t]: the positions whose output is scored."""
+
+    def collate(self, windows: WindowBatch, key: np.uint64, word_starts: np.ndarray | None) -> dict[str, np.ndarray]:
+        """``labels`` int64 [n, t], where ``labels[i, t]`` is what output t predicts, or −100, and the model's inputs.
+
+        ``input_ids`` int64 [n, t] is one of them; others are arguments of the model's ``forward``, under their names.
+        Padded positions (not ``windows.valid``) are masked by the data module, unless there is an ``attention_mask``.
+        """
 
 
 class Batches(Dataset):

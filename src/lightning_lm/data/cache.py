@@ -16,10 +16,7 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> bool:
     """Make ``folder`` by ``build(temporary)`` and a rename, unless it is there; returns whether it had to be built.
 
     Of several processes one builds and the others wait. A process that dies leaves only a temporary folder, which the
-    next builder removes, and its lock is released by the system.
-
-    Raises:
-        Refused: the cache's disk can't be written.
+    next builder removes, and its lock is released by the system. Raises Refused where the disk can't be written.
     """
     if folder.exists():
         return False

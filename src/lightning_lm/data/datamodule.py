@@ -1,7 +1,5 @@
 """The LightningDataModule: from a corpus to batches that are pure functions of (seed, epoch, index)."""
 
-import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +9,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from lightning_lm.data import masking
-from lightning_lm.data.batches import EVALUATION, Batches, Positions
+from lightning_lm.data.batches import EVALUATION, Batches, Collator, Positions
 from lightning_lm.data.cache import DEFAULT_CACHE
-from lightning_lm.data.collator import Collator
 from lightning_lm.data.corpora.corpus import Corpus
 from lightning_lm.data.token_stream import TokenStream, tokenize
 from lightning_lm.data.windows import BatchPlan, Windows
 from lightning_lm.errors import refuse
-
-log = logging.getLogger(__name__)
 
 
 class TextDataModule(L.LightningDataModule):
@@ -36,9 +31,6 @@ class TextDataModule(L.LightningDataModule):
         seed: of the order and of the training masks.
         num_workers: processes that load batches; 0: the training process does.
         cache_dir: where the tokens are kept.
-
-    Raises:
-        Refused: a split is empty or has no complete block.
     """
 
     def __init__(  # noqa: PLR0913 (each is a setting, and most have a default)
@@ -64,31 +56,22 @@ class TextDataModule(L.LightningDataModule):
         self.streams: dict[str, TokenStream] = {}
 
     def prepare_data(self) -> None:
-        """Tokenise what the cache lacks, and open it."""
+        """Tokenise what the cache lacks, and open it; raises Refused where a split has nothing to train on or score."""
+        starts, folder = self.collator.needs_word_starts, self.cache_dir
         for split in self.corpus.keys:
             if split not in self.streams:
                 self.streams[split] = tokenize(
-                    self.corpus,
-                    split,
-                    self.tokenizer,
-                    separator=self.separator,
-                    word_starts=self.collator.needs_word_starts,
-                    cache_dir=self.cache_dir,
+                    self.corpus, split, self.tokenizer, separator=self.separator, word_starts=starts, cache_dir=folder
                 )
         for split in self.streams.keys() - {"train"}:
-            if not self._scores_something(split):
-                tokens = len(self.streams[split].tokens)
-                raise refuse(
-                    f"data.{split}", self.corpus.source, f"of its {tokens} token(s) none is scored", "give more"
-                )
+            windows = self.windows(split)
+            first = windows.take(np.arange(min(self.plan(split).samples, 64)))
+            if not self.collator.labelled(first, masking.key(EVALUATION), windows.stream.word_starts).any():
+                wrong = f"of its {len(windows.stream.tokens)} token(s) none is scored"
+                raise refuse(f"data.{split}", self.corpus.source, wrong, "give more")
         if not len(self.windows("train")):
             tokens = len(self.streams["train"].tokens)
             raise refuse("data.block_size", self.block_size, f"the training text has only {tokens} tokens", "lower it")
-
-    def _scores_something(self, split: str) -> bool:
-        windows, key = self.windows(split), masking.key(EVALUATION)
-        first = windows.take(np.arange(min(len(windows), self.plan(split).samples, 64)))
-        return bool(self.collator.labelled(first, key, windows.stream.word_starts).any())
 
     def setup(self, stage: str | None = None) -> None:
         self.prepare_data()
@@ -111,25 +94,18 @@ class TextDataModule(L.LightningDataModule):
         ledger = {}
         for split, stream in self.streams.items():
             windows = self.windows(split)
-            ledger[split] = {
-                **stream.counts,
-                "block_size": self.block_size,
-                "blocks": len(windows),
-                "tail": windows.tail,
-                "key": stream.key,
-            }
+            blocks = {"block_size": self.block_size, "blocks": len(windows), "tail": windows.tail}
+            ledger[split] = {**stream.counts, **blocks, "key": stream.key}
         return ledger
 
     def train_dataloader(self) -> DataLoader:
-        trainer = self.trainer
-        assert trainer is not None
-        return self._loader("train", lambda: trainer.global_step)
+        return self._loader("train")
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader("validation", lambda: 0)
+        return self._loader("validation")
 
     def test_dataloader(self) -> DataLoader:
-        return self._loader("test", lambda: 0)
+        return self._loader("test")
 
     def first_validation_batch(self) -> dict[str, torch.Tensor]:
         """Up to ``global_batch_size`` windows of the validation split, none of them padded, as evaluation sees them."""
@@ -146,14 +122,14 @@ class TextDataModule(L.LightningDataModule):
         seed, pad_id = self.seed if split == "train" else None, self.tokenizer.pad_token_id
         return Batches(self.windows(split), self.collator, plan, rank, seed, 0 if pad_id is None else pad_id)
 
-    def _loader(self, split: str, steps_done: Callable[[], int]) -> DataLoader:
+    def _loader(self, split: str) -> DataLoader:
         trainer = self.trainer
         assert trainer is not None, "a loader is of a Trainer's processes"
         plan = self.plan(split, trainer.world_size)
         return DataLoader(
             self._batches(split, plan, trainer.global_rank),
             batch_size=None,  # an item is a whole micro batch
-            sampler=Positions(plan, steps_done),
+            sampler=Positions(plan, lambda: trainer.global_step if split == "train" else 0),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=trainer.strategy.root_device.type == "cuda",

@@ -67,9 +67,7 @@ class Masking:
         bits = random_bits(stream_key ^ GAMMA, positions[chosen])
         action = (bits >> np.uint64(32)).astype(np.float64) * 2.0**-32
         replacement = ((bits & np.uint64(0xFFFFFFFF)) * np.uint64(self.vocab_size)) >> np.uint64(32)
-        originals = tokens[chosen]
+        unmasked = np.where(action < 0.9, replacement.astype(np.int64), tokens[chosen])
         corrupted = tokens.copy()
-        corrupted[chosen] = np.where(
-            action < 0.8, self.mask_id, np.where(action < 0.9, replacement.astype(np.int64), originals)
-        )
+        corrupted[chosen] = np.where(action < 0.8, self.mask_id, unmasked)
         return corrupted

@@ -19,8 +19,6 @@ import pyarrow.parquet as pq
 from lightning_lm.errors import Problem, Refused, nearest, refuse
 
 csv.field_size_limit(sys.maxsize)  # a field may hold a whole document; the module's own limit is 128 KiB
-
-
 UNREADABLE = (ValueError, csv.Error, OSError, EOFError, zlib.error)  # Arrow's and JSON's errors are ValueErrors
 SETTLED = 2_000_000_000  # ns after which a file's time of change tells it from what was there before
 
@@ -49,8 +47,7 @@ def expand(split: str, patterns: Iterable[str], problems: list[Problem]) -> list
 def fingerprints(files: dict[str, list[Path]], column: str, cache_dir: Path) -> dict[str, list[str]]:
     """Per split its files' content hashes, remembered by path, size and time of change.
 
-    Raises:
-        Refused: files that are empty, not UTF-8, or whose first record has no text in ``column``; all of them.
+    Raises Refused with all files that are empty, not UTF-8, or whose first record has no text in ``column``.
     """
     memory = cache_dir / "files.json"
     try:

@@ -1,7 +1,4 @@
-"""Settings of the axis ``data``: which corpora there are, what is wrong with their settings, and how each is built.
-
-Nothing heavy is imported here: settings are checked before torch is.
-"""
+"""Settings of the axis ``data``: corpora, what is wrong with their settings, how each is built. Loads nothing heavy."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,11 +43,7 @@ class DataConfig(Settings):
         return None
 
     def build(self) -> "Corpus":
-        """The corpus.
-
-        Raises:
-            Refused: the text isn't there, or can't be used.
-        """
+        """The corpus; raises Refused where the text isn't there, or can't be used."""
         raise NotImplementedError
 
 
@@ -95,14 +88,9 @@ class TextDataConfig(DataConfig):
     validation: Any = None
     test: Any = None
     text_column: str = "text"  # of json lines, csv and parquet
-    validation_percent: float | None = setting(
-        None, PERCENT
-    )  # cut from the training rows' end where there are no files
+    validation_percent: float | None = setting(None, PERCENT)  # of the training rows, cut from their end
     test_percent: float | None = setting(None, PERCENT)
-
-    @property
-    def tag(self) -> str:
-        return "text"
+    tag = "text"
 
     def problems(self) -> Iterator[Problem]:
         for split in SPLITS:
@@ -139,9 +127,7 @@ class TextDataConfig(DataConfig):
 
 @dataclass
 class PythonDocsDataConfig(DataConfig):
-    @property
-    def tag(self) -> str:
-        return "python_docs"
+    tag = "python_docs"
 
     def build(self) -> "Corpus":
         from lightning_lm.data.corpora.python_docs import python_docs_corpus

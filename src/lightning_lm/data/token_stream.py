@@ -22,74 +22,45 @@ from lightning_lm.data.corpora.corpus import Corpus
 from lightning_lm.errors import refuse
 
 log = logging.getLogger(__name__)
-
-
 FORMAT = 1  # of the cache; a change of what is stored needs the next number
-
-
 SPACES = np.array([chr(code).isspace() for code in range(0x3002)])  # no character beyond is white space
 
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """Some rows of text, and the tokenizer's answer.
-
-    Attributes:
-        texts: the rows.
-        lengths: [rows] int64, tokens of each row.
-        ids: of each row its token ids.
-        words: of each row the number of the word that each token belongs to, None for special ones; None where nobody
-            asked for words.
-    """
+    """Some rows of text, and the tokenizer's answer."""
 
     texts: list[str]
-    lengths: np.ndarray
-    ids: Iterable[list[int]]
-    words: Iterable[list[int | None]] | None
+    lengths: np.ndarray  # [rows] int64, tokens of each row
+    ids: Iterable[list[int]]  # of each row
+    words: Iterable[list[int | None]] | None  # numbers of the words that tokens belong to, None for special tokens
 
 
 @dataclass(frozen=True)
 class TokenStream:
     """A split's tokens, row after row, and how much text they stand for.
 
-    Attributes:
-        tokens: [n] uint16 or uint32, a view of a memory-mapped Arrow column.
-        word_starts: [n] uint8, 1 where a token begins a word or is special; None unless asked for.
-        row_ends: [rows] int64, tokens before the end of each row.
-        words: [rows] int64, cumulative like ``row_ends``: pieces between white space, and one for each line break.
-        bytes: [rows] int64, cumulative: bytes of UTF-8.
-        counts: rows, empty_rows (nothing but white space), words (without line breaks), line_ends, bytes, tokens, and
-            separators, those of the tokens that stand for no text.
-        key: names the cache entry.
+    ``counts`` has rows, empty_rows (nothing but white space), words (without line breaks), line_ends, bytes, tokens,
+    and separators, those of the tokens that stand for no text.
     """
 
-    tokens: np.ndarray
-    word_starts: np.ndarray | None
-    row_ends: np.ndarray
-    words: np.ndarray
-    bytes: np.ndarray
+    tokens: np.ndarray  # [n] uint16 or uint32, a view of a memory-mapped Arrow column
+    word_starts: np.ndarray | None  # [n] uint8, 1 where a token begins a word or is special; None unless asked for
+    row_ends: np.ndarray  # [rows] int64, tokens before the end of each row
+    words: np.ndarray  # [rows] int64, cumulative: pieces between white space, and one for each line break
+    bytes: np.ndarray  # [rows] int64, cumulative: bytes of UTF-8
     counts: dict[str, int]
-    key: str
+    key: str  # names the cache entry
 
 
 def tokenize(
-    corpus: Corpus,
-    split: str,
-    tokenizer: Any,
-    *,
-    separator: str,
-    word_starts: bool,
-    cache_dir: Path,
+    corpus: Corpus, split: str, tokenizer: Any, *, separator: str, word_starts: bool, cache_dir: Path
 ) -> TokenStream:
     """The split's tokens, from the cache where it has them; every row is tokenised by itself, however long it is.
 
-    Args:
-        separator: "auto" adds what ``tokenizer(row)`` adds to each row, "none" nothing, "eos" the end token between
-            rows that have text.
-        word_starts: note where words begin; a word is what the tokenizer's pre-tokenizer takes for one.
-
-    Raises:
-        Refused: no token in the split, or the tokenizer lacks an end token or knows no words where they are needed.
+    As separator, "auto" adds what ``tokenizer(row)`` adds to each row, "none" nothing, "eos" the end token between rows
+    that have text. With ``word_starts`` it is noted where words begin, as the tokenizer's pre-tokenizer takes them.
+    Raises Refused for a split without a token, or a tokenizer without the end token or the words that are asked for.
     """
     end = _end_token(tokenizer) if separator == "eos" else None
     parts = [FORMAT, corpus.keys[split], tokenizer_fingerprint(tokenizer), separator, end, word_starts]
@@ -164,23 +135,13 @@ def _ahead(encode: Callable[[list[str]], Any], batches: Iterator[list[str]]) -> 
 
 
 def _write_tokens(
-    folder: Path,
-    batches: Iterator[EncodedRows],
-    dtype: type,
-    added: int,
-    end: int | None,
-    advance: Callable[[int], Any],
+    folder: Path, batches: Iterator[EncodedRows], dtype: type, added: int, end: int | None, advance: Callable
 ) -> dict[str, np.ndarray]:
     """Append the tokens to the file ``ids``, and where words begin to the file ``starts``.
 
-    Args:
-        added: tokens of each row that stand for no text.
-        end: the token that is put before every row with text but the first; None: nothing is.
-        advance: gets the number of bytes that were worked on.
-
-    Returns:
-        For each row, [rows] int64: ``tokens``, ``separators`` (those of them that stand for no text), ``words``,
-        ``line_ends`` and ``bytes``.
+    Of each row ``added`` tokens stand for no text; before every row with text but the first, the token ``end`` is put.
+    ``advance`` gets the number of bytes that were worked on. Returns for each row, [rows] int64: ``tokens``,
+    ``separators`` (those of them that stand for no text), ``words``, ``line_ends`` and ``bytes``.
     """
     counts: dict[str, list[np.ndarray]] = {name: [] for name in ("tokens", "separators", "words", "line_ends", "bytes")}
     text_came = False

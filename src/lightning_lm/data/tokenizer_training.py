@@ -16,26 +16,20 @@ from lightning_lm.data.corpora.corpus import Corpus
 from lightning_lm.errors import refuse
 
 log = logging.getLogger(__name__)
-
-
 FORMAT = 1  # of the cache; a change of how tokenizers are trained needs the next number
-BYTES = 256
 ALPHABET = 1000  # characters that a WordPiece vocabulary has at most, as in BERT's own
 
 
 def train_tokenizer(corpus: Corpus, kind: str, vocab_size: int, cache_dir: Path) -> Any:
     """A transformers tokenizer learnt from the training split, from the cache where it has it.
 
-    The same corpus gives the same vocabulary. A small corpus may give fewer than ``vocab_size`` tokens.
-
-    Args:
-        kind: "bpe", byte-level like GPT-2's (Radford et al., 2019), or "wordpiece", cased like BERT's (Devlin et al.,
-            2019).
-
-    Raises:
-        Refused: the vocabulary has no room for the bytes or characters that it has to begin with.
+    ``kind`` is "bpe", byte-level like GPT-2's (Radford et al., 2019), or "wordpiece", cased like BERT's (Devlin et al.,
+    2019). The same corpus gives the same vocabulary; a small one may give fewer than ``vocab_size`` tokens. Raises
+    Refused where the vocabulary has no room for the bytes or characters that it has to begin with.
     """
-    least = BYTES + 1 if kind == "bpe" else 6
+    from transformers import AutoTokenizer, GPT2Tokenizer
+
+    least = 257 if kind == "bpe" else 6  # all bytes and the end; the special tokens and a letter
     if vocab_size < least:
         raise refuse("model.vocab_size", vocab_size, "too small", f"give {least} or more, such as 8000")
     parts = [FORMAT, corpus.keys["train"], kind, vocab_size]
@@ -43,19 +37,15 @@ def train_tokenizer(corpus: Corpus, kind: str, vocab_size: int, cache_dir: Path)
 
     def build(temporary: Path) -> None:
         log.info("training a %s tokenizer with %d tokens on %s", kind, vocab_size, corpus.source)
-        (_bpe if kind == "bpe" else _wordpiece)(corpus, vocab_size).save_pretrained(temporary)
+        if kind == "bpe":
+            trained = GPT2Tokenizer().train_new_from_iterator(corpus.rows("train"), vocab_size)
+        else:
+            trained = _wordpiece(corpus, vocab_size)
+        trained.save_pretrained(temporary)
 
     if not build_once(folder, build):
         log.info("tokenizer from the cache, %s", folder)
-    from transformers import AutoTokenizer
-
     return AutoTokenizer.from_pretrained(folder)
-
-
-def _bpe(corpus: Corpus, vocab_size: int) -> Any:
-    from transformers import GPT2Tokenizer
-
-    return GPT2Tokenizer().train_new_from_iterator(corpus.rows("train"), vocab_size)
 
 
 def _wordpiece(corpus: Corpus, vocab_size: int) -> Any:

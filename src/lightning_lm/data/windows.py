@@ -56,10 +56,8 @@ class Windows:
         """Words and bytes of the tokens that these windows score; within a row they are spread over its tokens."""
         first = self._first_scored(indices)
         last = np.minimum(indices * self.stride + self.size, len(self.stream.tokens))
-        words, size = (
-            self._before(last, cumulative) - self._before(first, cumulative)
-            for cumulative in (self.stream.words, self.stream.bytes)
-        )
+        counts = (self.stream.words, self.stream.bytes)
+        words, size = (self._before(last, count) - self._before(first, count) for count in counts)
         return float(words.sum()), float(size.sum())
 
     def _before(self, positions: np.ndarray, cumulative: np.ndarray) -> np.ndarray:

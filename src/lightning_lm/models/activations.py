@@ -7,21 +7,12 @@ from contextlib import ExitStack, contextmanager
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed.fsdp import FSDPModule
-from transformers.activations import (
-    AccurateGELUActivation,
-    FastGELUActivation,
-    GELUActivation,
-    GELUTanh,
-    NewGELUActivation,
-    SiLUActivation,
-)
+from transformers import activations
 
+POINTWISE = (nn.GELU, nn.SiLU, activations.GELUActivation, activations.GELUTanh, activations.SiLUActivation)
 # Modules that are cheap to compute again and whose own derivative needs their argument, not their output, with the
 # number of elements of an output from which the memory saved is worth the time: for each a GELU takes longer.
-LARGE: dict[type[nn.Module], int] = {
-    **dict.fromkeys((nn.GELU, nn.SiLU, GELUActivation, GELUTanh, SiLUActivation), 2**22),
-    nn.LayerNorm: 2**20,
-}
+LARGE: dict[type[nn.Module], int] = {**dict.fromkeys(POINTWISE, 2**22), nn.LayerNorm: 2**20}
 
 
 @contextmanager
@@ -69,7 +60,7 @@ def fuse_gelu(model: nn.Module) -> nn.Module:
 
     The formula keeps half a dozen tensors of the feed-forward layer's width for the backward pass, the operator one.
     """
-    formulas = (NewGELUActivation, FastGELUActivation, AccurateGELUActivation)
+    formulas = (activations.NewGELUActivation, activations.FastGELUActivation, activations.AccurateGELUActivation)
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, formulas):

@@ -35,10 +35,7 @@ DEVICE = r"(?:NVIDIA |Tesla |GeForce )*({names})(?:[- ](?:SXM\d|PCI[Ee]|HBM\d|\d
 
 
 def peak_flops(device: str, precision: str, tf32: bool) -> float | None:
-    """FLOP/s that a device's data sheet promises for a precision of Lightning.
-
-    None for a device that isn't known, and for float32 without TF32.
-    """
+    """FLOP/s that a data sheet promises for a precision of Lightning; None for unknown devices, or float32 alone."""
     known = re.fullmatch(DEVICE.format(names="|".join(PEAKS)), device)
     if not known or (precision == "32-true" and (not tf32 or known[1].startswith(NO_TF32))):
         return None

@@ -14,8 +14,6 @@ from lightning_lm.errors import Problem, Refused, nearest, refuse
 from lightning_lm.models.activations import fuse_gelu
 
 log = logging.getLogger(__name__)
-
-
 UNREACHABLE = "use a local folder, or experiment=quickstart, which needs no network"
 
 
@@ -26,18 +24,13 @@ def layers(model: nn.Module) -> Sequence[nn.Module]:
 
 
 def load_tokenizer(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a Hub id or folder.
-
-    Raises:
-        Refused: there is none, or none that can be read.
-    """
+    """The tokenizer of a Hub id or folder; raises Refused where there is none that can be read."""
     try:
         with imports_uncollected():
             return AutoTokenizer.from_pretrained(name_or_path, revision=revision)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise refuse(
-            "model.tokenizer", name_or_path, f"no tokenizer found ({_first_line(error)})", UNREACHABLE
-        ) from error
+        wrong = f"no tokenizer found ({_first_line(error)})"
+        raise refuse("model.tokenizer", name_or_path, wrong, UNREACHABLE) from error
 
 
 def load_config(
@@ -52,17 +45,13 @@ def load_config(
     """The model's config: that of a Hub id or folder, or a new one of ``model_type``, with ``overrides`` applied.
 
     A model that starts from random weights takes its vocabulary's size and its special tokens from the tokenizer.
-
-    Raises:
-        Refused: no such model, or an override that its config class doesn't know or take.
+    Raises Refused where there is no such model, or its config class doesn't know or take an override.
     """
     special = ("bos_token_id", "eos_token_id", "pad_token_id")
     of_tokenizer = {} if pretrained else {"vocab_size": len(tokenizer), **{n: getattr(tokenizer, n) for n in special}}
     try:
-        if name_or_path is not None:
-            base = AutoConfig.from_pretrained(name_or_path, revision=revision)
-        else:
-            base = AutoConfig.for_model(model_type)
+        new = name_or_path is None
+        base = AutoConfig.for_model(model_type) if new else AutoConfig.from_pretrained(name_or_path, revision=revision)
     except (OSError, ValueError, KeyError) as error:
         setting, value = ("model.name_or_path", name_or_path) if name_or_path else ("model.model_type", model_type)
         raise refuse(setting, value, f"no model found ({_first_line(error)})", UNREACHABLE) from error
@@ -87,8 +76,7 @@ def load_model(
 ) -> nn.Module:
     """A float32 model of transformers' class of this name: pretrained where ``name_or_path`` is given, else new.
 
-    Raises:
-        Refused: the class, and so the ``objective``, has no such architecture; or the weights don't fit the config.
+    Raises Refused where the class, and so the ``objective``, lacks the architecture, or weights don't fit the config.
     """
     auto = getattr(transformers, auto_class)
     if type(config) not in auto._model_mapping:
@@ -101,9 +89,8 @@ def load_model(
             name_or_path, config=config, revision=revision, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError) as error:
-        raise refuse(
-            "model.name_or_path", name_or_path, f"no weights found ({_first_line(error)})", UNREACHABLE
-        ) from error
+        wrong = f"no weights found ({_first_line(error)})"
+        raise refuse("model.name_or_path", name_or_path, wrong, UNREACHABLE) from error
     except RuntimeError as error:  # how transformers reports tensors of other shapes
         remedy = "remove the model.config override, or set model.pretrained=false"
         raise refuse("model.config", name_or_path, f"its weights don't fit ({_first_line(error)})", remedy) from error
@@ -113,11 +100,7 @@ def load_model(
 
 
 def fit_together(model: nn.Module, tokenizer: PreTrainedTokenizerBase, block_size: int) -> None:
-    """Grow the embeddings to the tokenizer's size where they are too small; check what can't be mended.
-
-    Raises:
-        Refused: blocks longer than the model's positions.
-    """
+    """Grow the embeddings to the tokenizer's size where they are too small; raises Refused for too long blocks."""
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         log.warning("embeddings grow from %d to %d rows, as the tokenizer needs", rows, len(tokenizer))
@@ -131,17 +114,12 @@ def fit_together(model: nn.Module, tokenizer: PreTrainedTokenizerBase, block_siz
 def positions(model: nn.Module) -> int | None:
     """The longest sequence that a model's position table allows, in tokens; None where it has no such table."""
     size = getattr(model.config, "max_position_embeddings", None)
-    return None if size is None else size - _position_offset(model)
-
-
-def _position_offset(model: nn.Module) -> int:
-    """Rows of the position table that no token uses: RoBERTa and its kin count from the padding index on."""
     for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            return 0 if module.padding_idx is None else module.padding_idx + 1
-    return 0
+        if size is not None and name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            # RoBERTa and its kin count from the padding index on
+            return size if module.padding_idx is None else size - (module.padding_idx + 1)
+    return size
 
 
 def _first_line(error: Exception) -> str:
-    """The first line of what an exception says."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")

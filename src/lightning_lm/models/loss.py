@@ -27,15 +27,12 @@ class LossSums:
 
 
 def labelled_nll(model: nn.Module, head: OutputHead, batch: dict[str, Tensor], with_hits: bool = False) -> LossSums:
-    """Negative log-likelihood of the labelled tokens.
+    """Negative log-likelihood of the labelled tokens; ``head`` is what ``find_head(model)`` returns.
 
-    Args:
-        model: of an Auto class.
-        head: ``output_head.find_head(model)``.
-        batch: ``input_ids`` and ``labels`` int64 [n, t], labels aligned with the outputs and −100 where there is
-            none; ``attention_mask`` where there is padding, and other inputs of the model; ``labelled`` int64
-            [labels], positions in the flattened batch, or they are looked for, which makes a GPU's queue run dry.
-        with_hits: also count where the likeliest token is the right one; for evaluation, without gradients.
+    A batch has ``input_ids`` and ``labels`` int64 [n, t], labels aligned with the outputs and −100 where there is none;
+    ``attention_mask`` where there is padding, and other inputs of the model; ``labelled`` int64 [labels], positions in
+    the flattened batch, or they are looked for, which makes a GPU's queue run dry. ``with_hits`` also counts where the
+    likeliest token is the right one; it is for evaluation, without gradients.
     """
     labels, where = batch["labels"].flatten(), batch.get("labelled")
     where = (labels != -100).nonzero().squeeze(1) if where is None else where
@@ -70,9 +67,8 @@ class ChunkedNLL(torch.autograd.Function):
         # One buffer serves all chunks; first it holds their logits, then these logits' gradients
         buffer = low_hidden.new_empty(math.ceil(len(labels) / chunks), vocabulary + -vocabulary % ROW_ALIGNMENT)
         nll = 0.0
-        for states, of_states, for_states in zip(
-            *(t.tensor_split(chunks) for t in (low_hidden, labels, gradients.hidden)), strict=True
-        ):
+        pieces = (tensor.tensor_split(chunks) for tensor in (low_hidden, labels, gradients.hidden))
+        for states, of_states, for_states in zip(*pieces, strict=True):
             logits = buffer[: len(states), :vocabulary]
             if padded_bias is None:
                 torch.mm(states, padded_weight.T, out=logits)

@@ -24,22 +24,17 @@ NO_INPUTS = {"labels", "labelled", "num_labels", "words", "bytes"}
 
 @dataclass(frozen=True)
 class OutputHead:
-    """How a model's hidden states become logits.
+    """How a model's hidden states become logits: ``cap · tanh(scale · linear(h) / cap)`` (Gemma 2 Team, 2024).
 
-    Attributes:
-        sparse: the module after which the model works position by position, so that only the labelled ones go on: of
-            the last layer, such as BERT's attention, or the whole body; None where the head mixes positions.
-        linear: its last layer; None where the logits are not a simple function of that layer's output.
-        scale, cap: they are ``cap · tanh(scale · linear(h) / cap)`` (Gemma 2 Team, 2024), or without a cap
-            ``scale · linear(h)``.
-        compiled: whether torch.compile joins what training does to the logits.
+    After ``sparse`` the model works position by position, so that only the labelled ones go on: a module of the last
+    layer, such as BERT's attention, or the whole body; None where the head mixes positions.
     """
 
     sparse: nn.Module | None = None
-    linear: nn.Linear | None = None
+    linear: nn.Linear | None = None  # None where the logits are not a simple function of the last layer's output
     scale: float = 1.0
-    cap: float | None = None
-    compiled: bool = False
+    cap: float | None = None  # None: the logits are scale · linear(h)
+    compiled: bool = False  # whether torch.compile joins what training does to the logits
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.finish(self.linear(hidden).float())
@@ -73,24 +68,13 @@ class OutputHead:
         return gradient if self.cap is None else gradient * (1 - (logits / self.cap).square())
 
 
-# ------------------------------------------------------------------------------------------------- the forward pass
-
-
 def forward_to_head(
     model: nn.Module, head: OutputHead, batch: dict[str, Tensor], where: Tensor
 ) -> tuple[Tensor | None, Tensor | None]:
     """Run the model up to its head's last layer, from ``head.sparse`` on with the labelled positions alone.
 
-    Args:
-        batch: the model's inputs, and keys of ``NO_INPUTS``.
-        where: int64 [labels], positions in the flattened batch.
-
-    Returns:
-        What enters the last layer at these positions, [labels, width], and None; or, where the head has no such
-        layer, None and the logits there, [labels, vocabulary].
-
-    Raises:
-        ValueError: the model's forward has no argument by the name of one of the batch's keys.
+    ``where`` is int64 [labels], positions in the flattened batch. Returns what enters the last layer there, [labels,
+    width], and None; or, where the head has no such layer, None and the logits there, [labels, vocabulary].
     """
     inputs = model_inputs(model, batch)
     entering: list[Tensor] = []  # the last layer
@@ -114,9 +98,9 @@ def forward_to_head(
 
     with ExitStack() as hooks:
         if head.sparse is not None:
-            hooks.callback(head.sparse.register_forward_hook(select_labelled).remove)
+            hooks.enter_context(head.sparse.register_forward_hook(select_labelled))
         if head.linear is not None:
-            hooks.callback(head.linear.register_forward_pre_hook(take_hidden_states).remove)
+            hooks.enter_context(head.linear.register_forward_pre_hook(take_hidden_states))
         logits = model(**inputs).logits
     if head.sparse is not None and not selected:
         raise ValueError("this part of the model was not called")
@@ -140,9 +124,6 @@ def model_inputs(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor
 @functools.cache
 def _arguments(architecture: type[nn.Module]) -> frozenset[str]:
     return frozenset(inspect.signature(architecture.forward).parameters)
-
-
-# -------------------------------------------------------------------------------------------- the search for the head
 
 
 def find_head(model: nn.Module, compiled: bool = False) -> OutputHead:
@@ -201,11 +182,8 @@ def _last_layer(model: nn.Module, batch: dict[str, Tensor], where: Tensor) -> Ou
         products.append(output * (50 / output.abs().max()))
         return products[0]
 
-    handle = linear.register_forward_hook(enlarge)
-    try:
+    with linear.register_forward_hook(enlarge):
         logits = forward_to_head(model, OutputHead(), batch, where)[1]
-    finally:
-        handle.remove()
     if not products or products[0].shape[-1] != logits.shape[-1]:
         return None
     raw, logits = products[0].flatten(0, -2).float(), logits.float()

@@ -1,7 +1,4 @@
-"""Settings of the axis ``model``: where tokenizer and weights come from, and how a model is built.
-
-Nothing heavy is imported here: settings are checked before torch is.
-"""
+"""Settings of the axis ``model``: where tokenizer and weights come from, how a model is built. Loads nothing heavy."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,21 +60,15 @@ class ModelConfig(Settings):
     def build(self, tokenizer: "PreTrainedTokenizerBase", auto_class: str, objective: str) -> "nn.Module":
         """A float32 model of transformers' class of this name, with weights or without.
 
-        Raises:
-            Refused: there is no such model, it doesn't fit the settings, or it can't do the ``objective``.
+        Raises Refused where there is none, it doesn't fit the settings, or it can't do the ``objective``.
         """
         from lightning_lm.models.loading import load_config, load_model
 
+        place, revision = self.name_or_path, self.revision
         config = load_config(
-            self.name_or_path,
-            self.model_type,
-            self.config,
-            tokenizer,
-            pretrained=self.pretrained,
-            revision=self.revision,
+            place, self.model_type, self.config, tokenizer, pretrained=self.pretrained, revision=revision
         )
-        weights = self.name_or_path if self.pretrained else None
-        return load_model(config, auto_class, weights, self.revision, objective=objective)
+        return load_model(config, auto_class, place if self.pretrained else None, revision, objective=objective)
 
 
 MODELS: dict[str, type[ModelConfig]] = {

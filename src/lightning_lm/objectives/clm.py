@@ -20,7 +20,6 @@ class Clm(Objective):
     prompts: list[str] = field(default_factory=list)
     preview_tokens: int = 40
     facts: ObjectiveFacts = CLM
-
     text_metrics = True
 
     def stride(self, block_size: int) -> int:
@@ -33,10 +32,8 @@ class Clm(Objective):
 
     def collate(self, windows: WindowBatch, key: np.uint64, word_starts: np.ndarray | None) -> dict[str, np.ndarray]:
         following = np.roll(windows.tokens, -1, axis=1)
-        return {
-            "input_ids": windows.tokens,
-            "labels": np.where(self.labelled(windows, key, word_starts), following, -100),
-        }
+        labels = np.where(self.labelled(windows, key, word_starts), following, -100)
+        return {"input_ids": windows.tokens, "labels": labels}
 
     def check_model(self, model: PreTrainedModel) -> None:
         if _sees_the_future(model):
@@ -77,13 +74,10 @@ def encode_prompts(
     """The prompts' tokens, each with room for ``new_tokens`` after it.
 
     What the tokenizer adds before a text is kept, what it adds after one isn't: the text shall go on. An empty prompt
-    becomes the token that begins or ends a text.
-
-    Raises:
-        Refused: for each prompt that is too long, or empty where the tokenizer has no such token.
+    becomes the token that begins or ends a text. Raises Refused for prompts that are too long, or are empty where there
+    is no such token.
     """
-    encoded, problems = [], []
-    limit = positions(model)
+    encoded, problems, limit = [], [], positions(model)
     for prompt in prompts:
         inputs = tokenizer(prompt, return_special_tokens_mask=True, verbose=False)
         ids, added = inputs["input_ids"], inputs["special_tokens_mask"]
@@ -107,21 +101,18 @@ def continue_prompt(
     ids: list[int],
     *,
     max_new_tokens: int,
-    greedy: bool = False,
-    streamer: BaseStreamer | None = None,
+    greedy: bool = False,  # always take the likeliest token; drawing has no effect then
+    streamer: BaseStreamer | None = None,  # gets the tokens as they come
     **drawing: Any,
 ) -> list[int]:
     """The prompt ``ids`` (not empty) and the tokens that the model puts after it.
 
-    Args:
-        greedy: always take the likeliest token; ``drawing`` has no effect then.
-        streamer: gets the tokens as they come.
-        drawing: ``temperature``, ``top_k`` (draw from so many likeliest tokens; 0: from all) and ``top_p`` (from the
-            likeliest that together have this probability), as transformers' ``generate`` has them.
+    ``drawing`` is ``temperature``, ``top_k`` (draw from so many likeliest tokens; 0: from all) and ``top_p`` (from the
+    likeliest that together have this probability), as transformers' ``generate`` has them.
     """
     tokens = torch.tensor([ids], device=model.device)
     generate: Any = model.generate  # its wrappers hide its type
-    out = generate(
+    continued = generate(
         tokens,
         attention_mask=torch.ones_like(tokens),
         max_new_tokens=max_new_tokens,
@@ -130,4 +121,4 @@ def continue_prompt(
         streamer=streamer,
         **(dict.fromkeys(drawing) if greedy else drawing),
     )
-    return out[0].tolist()
+    return continued[0].tolist()

@@ -7,33 +7,19 @@ PLACEHOLDER = "<mask>"  # in prompts, whatever the tokenizer's own mask token is
 
 @dataclass(frozen=True)
 class ObjectiveFacts:
-    """Facts that other parts ask an objective for.
+    """Facts that other parts ask an objective for."""
 
-    Attributes:
-        name: its option in ``conf/objective``.
-        auto_class: transformers' class of models for it, by name.
-        architectures: endings of the architectures' names that are trained for it.
-        task: the pipeline of transformers that uses such a model.
-        kind: the adjective for such a model.
-        unit: of the loss, for people.
-        tokenizer_kind: of ``model.tokenizer=train``: ``bpe`` or ``wordpiece``.
-        smallest_vocabulary: tokens that such a tokenizer begins with.
-        command: what ``lightning-lm`` offers for such a model, and an example's arguments.
-        perplexity_label: what "perplexity" means here, for people.
-        card_labels: of figures on the model card, where they differ from ``figures.py``.
-    """
-
-    name: str
-    auto_class: str
-    architectures: tuple[str, ...]
-    task: str
-    kind: str
-    unit: str
-    tokenizer_kind: str
-    smallest_vocabulary: int
-    command: tuple[str, str]
-    perplexity_label: str = "perplexity"
-    card_labels: dict[str, str] = field(default_factory=dict)
+    name: str  # its option in conf/objective
+    auto_class: str  # transformers' class of models for it, by name
+    architectures: tuple[str, ...]  # endings of the architectures' names that are trained for it
+    task: str  # the pipeline of transformers that uses such a model
+    kind: str  # the adjective for such a model
+    unit: str  # of the loss, for people
+    tokenizer_kind: str  # of model.tokenizer=train: "bpe" or "wordpiece"
+    smallest_vocabulary: int  # tokens that such a tokenizer begins with
+    command: tuple[str, str]  # what lightning-lm offers for such a model, and an example's arguments
+    perplexity_label: str = "perplexity"  # what it means here, for people
+    card_labels: dict[str, str] = field(default_factory=dict)  # on the model card, where figures.py has others
 
 
 CLM = ObjectiveFacts(

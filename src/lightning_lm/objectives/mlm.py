@@ -19,7 +19,6 @@ class Mlm(Objective):
     masking: Masking
     prompts: list[str] = field(default_factory=list)
     facts: ObjectiveFacts = MLM
-
     text_metrics = False
 
     @property
@@ -38,10 +37,8 @@ class Mlm(Objective):
 
     def collate(self, windows: WindowBatch, key: np.uint64, word_starts: np.ndarray | None) -> dict[str, np.ndarray]:
         labelled = self.labelled(windows, key, word_starts)
-        return {
-            "input_ids": self.masking.corrupt(windows.tokens, windows.positions, labelled, key),
-            "labels": np.where(labelled, windows.tokens, -100),
-        }
+        corrupted = self.masking.corrupt(windows.tokens, windows.positions, labelled, key)
+        return {"input_ids": corrupted, "labels": np.where(labelled, windows.tokens, -100)}
 
     def for_overlapping_windows(self) -> Objective:
         return OverlappingMlm(self.masking)
@@ -74,11 +71,9 @@ class OverlappingMlm(Mlm):
 def encode_masked(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[torch.Tensor]:
     """The texts' tokens, int64 [t] each; ``<mask>`` stands for the tokenizer's mask token, which may be used as well.
 
-    Raises:
-        Refused: for each text that has no mask or is too long.
+    Raises Refused for all texts that have no mask or are too long.
     """
-    encoded, problems = [], []
-    limit = positions(model)
+    encoded, problems, limit = [], [], positions(model)
     for text in texts:
         inputs = tokenizer(text.replace(PLACEHOLDER, tokenizer.mask_token), return_tensors="pt", verbose=False)
         encoded.append(ids := inputs["input_ids"][0])
@@ -100,7 +95,5 @@ def guesses(
     tokens = ids[None].to(model.device)
     logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits[0]
     top = logits[tokens[0] == tokenizer.mask_token_id].float().softmax(-1).topk(min(top_k, len(tokenizer)))
-    return [
-        [(str(tokenizer.decode([i])), p) for i, p in zip(row, probabilities, strict=True)]
-        for row, probabilities in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    ]
+    rows = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    return [[(str(tokenizer.decode([i])), p) for i, p in zip(*row, strict=True)] for row in rows]

@@ -5,22 +5,16 @@ from typing import ClassVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lightning_lm.data.collator import Collator
+from lightning_lm.data.batches import Collator
 from lightning_lm.objectives.facts import ObjectiveFacts
 
 
 class Objective(Collator):
-    """Answers what the data module (``Collator``), the training and the command line ask.
-
-    Attributes:
-        facts: its names and labels.
-        text_metrics: whether bits per byte and word perplexity exist.
-        prompts: texts that the model continues, or fills in, after each validation.
-    """
+    """Answers what the data module (``Collator``), the training and the command line ask."""
 
     facts: ObjectiveFacts
-    text_metrics: ClassVar[bool]
-    prompts: list[str]
+    text_metrics: ClassVar[bool]  # whether bits per byte and word perplexity exist
+    prompts: list[str]  # texts that the model continues, or fills in, after each validation
 
     @property
     def needs_word_starts(self) -> bool:

@@ -1,7 +1,4 @@
-"""Settings of the axis ``objective``: which objectives there are, what is wrong with their settings, how each is built.
-
-Nothing heavy is imported here: settings are checked before torch is.
-"""
+"""Settings of the axis ``objective``: what is wrong with them, and how each is built. Loads nothing heavy."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +18,6 @@ if TYPE_CHECKING:
 class ObjectiveConfig(Settings):
     name: str = MISSING
     prompts: list[str] = setting([])  # continued, or filled in, after each validation
-
     facts: ClassVar[ObjectiveFacts]
 
     def problems(self) -> Iterator[Problem]:
@@ -29,11 +25,7 @@ class ObjectiveConfig(Settings):
             yield Problem("objective.prompts", self.prompts, "an empty prompt", "give it words, or leave it out")
 
     def build(self, tokenizer: Any) -> "Objective":
-        """The objective for texts of this tokenizer.
-
-        Raises:
-            Refused: the tokenizer lacks what it needs.
-        """
+        """The objective for texts of this tokenizer; raises Refused where that lacks what it needs."""
         raise NotImplementedError
 
 
@@ -41,7 +33,6 @@ class ObjectiveConfig(Settings):
 class ClmConfig(ObjectiveConfig):
     name: str = "clm"
     preview_tokens: int = setting(40, COUNT)
-
     facts = CLM
 
     def build(self, tokenizer: Any) -> "Objective":
@@ -55,7 +46,6 @@ class MlmConfig(ObjectiveConfig):
     name: str = "mlm"
     mlm_probability: float = setting(0.15, PROBABILITY)
     whole_word: bool = False
-
     facts = MLM
 
     def problems(self) -> Iterator[Problem]:
@@ -70,13 +60,8 @@ class MlmConfig(ObjectiveConfig):
 
         if tokenizer.mask_token_id is None:
             raise refuse("objective", "mlm", "the tokenizer has no mask token", "choose another model.tokenizer")
-        masking = Masking(
-            self.mlm_probability,
-            self.whole_word,
-            tokenizer.mask_token_id,
-            max(tokenizer.get_vocab().values()) + 1,
-            tuple(tokenizer.all_special_ids),
-        )
+        size, special = max(tokenizer.get_vocab().values()) + 1, tuple(tokenizer.all_special_ids)
+        masking = Masking(self.mlm_probability, self.whole_word, tokenizer.mask_token_id, size, special)
         return Mlm(masking, self.prompts)
 
 

@@ -1,12 +1,12 @@
 """Which parameters decay, and which optimizer updates them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_lm.optim.combined import CombinedOptimizer
 from lightning_lm.optim.schema import GroupConfig, OptimizerConfig
 
 Named = list[tuple[str, nn.Parameter]]
@@ -15,8 +15,7 @@ Named = list[tuple[str, nn.Parameter]]
 def sort_parameters(model: nn.Module, table: Sequence[GroupConfig]) -> list[tuple[GroupConfig, Named]]:
     """The trainable parameters under the row that each belongs to; tied weights once, by their first name.
 
-    Raises:
-        ValueError: a parameter fits no row.
+    Raises ValueError where a parameter fits no row.
     """
     rows: list[tuple[GroupConfig, Named]] = [(row, []) for row in table]
     for name, parameter in model.named_parameters():
@@ -51,3 +50,29 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, *, fused: bool = 
     on_cpu = next(model.parameters()).device.type == "cpu"
     optimizers = config.build(groups, on_cpu=on_cpu, fused=fused)
     return optimizers[0] if len(optimizers) == 1 else CombinedOptimizer(optimizers)
+
+
+class CombinedOptimizer(Optimizer):
+    """Several optimizers over disjoint parameters, seen by Lightning and by a scheduler as one.
+
+    Its ``param_groups`` are the very dictionaries of its members, so a scheduler reaches all of them.
+    """
+
+    def __init__(self, members: Sequence[Optimizer]):
+        self.members = list(members)
+        super().__init__([group for member in members for group in member.param_groups], {})
+
+    def step(self, closure: Callable | None = None):
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
+        for member in self.members:
+            member.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"members": [member.state_dict() for member in self.members]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for member, state in zip(self.members, state_dict["members"], strict=True):
+            member.load_state_dict(state)
+        self.param_groups = [group for member in self.members for group in member.param_groups]

@@ -15,10 +15,8 @@ class CpuMuon(Muon):
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None):
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:
@@ -30,8 +28,7 @@ class CpuMuon(Muon):
                 buffer = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
                 update = p.grad.lerp(buffer, momentum) if group["nesterov"] else buffer
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                rows, columns = p.shape
-                scale = max(1.0, rows / columns) ** 0.5
+                scale = max(1.0, p.size(0) / p.size(1)) ** 0.5
                 p.add_(orthogonalise(update, group["ns_coefficients"], group["ns_steps"]), alpha=-group["lr"] * scale)
         return loss
 

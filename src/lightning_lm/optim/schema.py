@@ -1,10 +1,7 @@
-"""Settings of the axes ``optimizer`` and ``scheduler``: their options, what is wrong with them, how each is built.
-
-Nothing heavy is imported here: settings are checked before torch is.
-"""
+"""Settings of the axes ``optimizer`` and ``scheduler``: their options, and how each is built. Loads nothing heavy."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,13 +15,11 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LambdaLR
 
-BETAS = Constraint(
-    lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value), "two of 0 to below 1, as [0.9,0.999]"
-)
-MOMENTUM = Constraint(lambda value: 0 <= value < 1, "0 to below 1, such as 0.95")
+FACTOR = Constraint(lambda value: 0 <= value < 1, "0 to below 1, such as 0.95")
+BETAS = Constraint(lambda pair: len(pair) == 2 and all(map(FACTOR.holds, pair)), "two of 0 to below 1, as [0.9,0.999]")
 NOT_NEGATIVE = Constraint(lambda value: 0 <= value < float("inf"), "0 or more, such as 0.01")
-
-# -------------------------------------------------------------------------------------------------------- optimizer
+# Their rows are looked up one by one, so Muon's orthogonal updates make no sense there
+EMBEDDINGS_AND_HEADS = r"embed|(^|\.)(wte|wpe|lm_head|embed_out|decoder|vocab_projector)\.weight$"
 
 
 @dataclass
@@ -48,7 +43,6 @@ class OptimizerConfig(Settings):
     lr: float = setting(2e-5, positive(", such as 2e-5"))
     weight_decay: float = setting(0.01, NOT_NEGATIVE)
     groups: list[GroupConfig] = setting([])
-
     members: ClassVar[tuple[str, ...]]
 
     def problems(self) -> Iterator[Problem]:
@@ -70,10 +64,8 @@ class OptimizerConfig(Settings):
     def build(self, groups: dict[str, list[dict[str, Any]]], *, on_cpu: bool, fused: bool) -> "list[Optimizer]":
         """The optimizers, one for each member that has parameters; the first one's rate is ``lr``.
 
-        Args:
-            groups: member → torch's parameter groups, each with its ``weight_decay``.
-            on_cpu: whether the parameters are on a CPU.
-            fused: whether torch's fused implementation may be used, where there is one.
+        ``groups`` has for each member torch's parameter groups, each with its ``weight_decay``. ``on_cpu`` tells where
+        the parameters are, ``fused`` whether torch's fused implementation may be used, where there is one.
         """
         raise NotImplementedError
 
@@ -86,7 +78,6 @@ class AdamWConfig(OptimizerConfig):
     betas: list[float] = setting([0.9, 0.999], BETAS)
     eps: float = setting(1e-8, positive(", such as 1e-8"))
     groups: list[GroupConfig] = setting([GroupConfig(ndim=1, decay=False), GroupConfig()])
-
     members: ClassVar[tuple[str, ...]] = ("adamw",)
 
     def build(self, groups: dict[str, list[dict[str, Any]]], *, on_cpu: bool, fused: bool) -> "list[Optimizer]":
@@ -99,10 +90,6 @@ class AdamWConfig(OptimizerConfig):
         return [AdamW(rows, lr=lr, betas=(fast, slow), eps=self.eps, fused=fused)] if rows else []
 
 
-# Their rows are looked up one by one, so orthogonal updates make no sense there
-EMBEDDINGS_AND_HEADS = r"embed|(^|\.)(wte|wpe|lm_head|embed_out|decoder|vocab_projector)\.weight$"
-
-
 @dataclass
 class MuonConfig(AdamWConfig):
     """Muon (Jordan et al., 2024) for the matrices inside the network, AdamW for all else."""
@@ -110,7 +97,7 @@ class MuonConfig(AdamWConfig):
     name: str = "muon"
     lr: float = setting(0.02, positive(", such as 2e-5"))  # of the matrices
     adamw_lr: float = setting(3e-3, positive(", such as 3e-3"))  # of the rest
-    momentum: float = setting(0.95, MOMENTUM)
+    momentum: float = setting(0.95, FACTOR)
     groups: list[GroupConfig] = setting(
         [
             GroupConfig(ndim=1, decay=False),
@@ -119,7 +106,6 @@ class MuonConfig(AdamWConfig):
             GroupConfig(),
         ]
     )
-
     members = ("adamw", "muon")
 
     def build(self, groups: dict[str, list[dict[str, Any]]], *, on_cpu: bool, fused: bool) -> "list[Optimizer]":
@@ -137,8 +123,6 @@ OPTIMIZERS: dict[str, type[OptimizerConfig]] = {
     "muon": MuonConfig,
     # a new optimizer goes here: docs/extending.md
 }
-
-# -------------------------------------------------------------------------------------------------------- scheduler
 
 
 @dataclass
@@ -173,6 +157,25 @@ class SchedulerConfig(Settings):
             num_training_steps=total_steps,
             scheduler_specific_kwargs=specific,
         )
+
+
+def build_scheduler(
+    optimizer: "Optimizer", config: SchedulerConfig, total_steps: int, progress: Callable[[], float] | None = None
+) -> "LambdaLR":
+    """The schedule that a configuration asks for, which ends at ``total_steps`` optimiser steps.
+
+    With ``progress`` (the share of a time budget that is spent) the schedule follows that share instead of the step.
+    """
+    from torch.optim.lr_scheduler import LambdaLR
+
+    schedule = config.build(optimizer, total_steps)
+    if progress is None:
+        return schedule
+
+    def follow(factor: Callable[[int], float]) -> Callable[[int], float]:
+        return lambda step: factor(int(progress() * total_steps))
+
+    return LambdaLR(optimizer, [follow(factor) for factor in schedule.lr_lambdas])
 
 
 SCHEDULERS: dict[str, type[SchedulerConfig]] = {

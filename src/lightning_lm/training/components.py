@@ -38,11 +38,7 @@ class RunComponents:
 
 
 def build(cfg: Config) -> RunComponents:
-    """Data and model for a configuration.
-
-    Raises:
-        Refused: something that it asks for can't be had.
-    """
+    """Data and model for a configuration; raises Refused where something that it asks for can't be had."""
     if accelerator(cfg.hardware) == "cpu":
         keep_freed_blocks()
         if cfg.hardware.devices > 1:  # each process would take all cores, or, under torchrun, a single one
@@ -55,8 +51,7 @@ def build(cfg: Config) -> RunComponents:
     data.prepare_data()
     L.seed_everything(cfg.seed, verbose=False)
     model = build_model(cfg, tokenizer, objective)
-    max_steps = total_steps(cfg.trainer, data)
-    components = RunComponents(tokenizer, objective, data, model, max_steps)
+    components = RunComponents(tokenizer, objective, data, model, total_steps(cfg.trainer, data))
     check_components(cfg, components)
     return components
 

@@ -41,9 +41,7 @@ class Budget(Callback):
             share = float(trainer.strategy.reduce(torch.tensor(share, device=pl_module.device), reduce_op="max"))
         self.progress = min(1.0, max(share, (trainer.global_step + 1) / self.max_steps))
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: LanguageModel, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: LanguageModel, outputs, batch, batch_idx: int) -> None:
         if stepped(trainer, batch_idx):
             trainer.should_stop |= self.progress >= 1
 
@@ -77,9 +75,7 @@ class StopTogether(Callback):
     def _note(self, number: int, frame: Any) -> None:
         self.signal = number
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: LanguageModel, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: LanguageModel, outputs, batch, batch_idx: int) -> None:
         if not stepped(trainer, batch_idx) or trainer.world_size == 1:
             return
         if trainer.strategy.reduce_boolean_decision(self.signal > 0, all=False):
@@ -97,9 +93,7 @@ class KeepFreedMemory(Callback):
         give_freed_blocks_back()
         self.has_stepped = False
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: LanguageModel, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: LanguageModel, outputs, batch, batch_idx: int) -> None:
         if not self.has_stepped and stepped(trainer, batch_idx):
             self.has_stepped = True
             keep_freed_blocks()

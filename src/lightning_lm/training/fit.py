@@ -23,7 +23,7 @@ from lightning_lm.runs.folder import environment, read_json, write_json, write_t
 from lightning_lm.runs.settings import same_text
 from lightning_lm.runs.summary import show_ledger
 from lightning_lm.runs.tracking import finish_wandb
-from lightning_lm.training.checkpoint_io import load_weights
+from lightning_lm.training.checkpoints import load_weights
 from lightning_lm.training.components import RunComponents, build
 from lightning_lm.training.fsdp import unsharded
 from lightning_lm.training.trainer import build_callbacks, build_loggers, build_module, build_trainer
@@ -34,12 +34,8 @@ log = logging.getLogger(__name__)
 def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) -> dict[str, Any]:
     """Build data and model, train in the run folder, or go on in it; returns the summary.
 
-    Args:
-        keep_log: called once the run has a folder, for the log to go there, too.
-
-    Raises:
-        Refused: before the folder is touched; ``Diverged`` from within the training.
-        SystemExit: 130 or 143, where the run was interrupted.
+    ``keep_log`` is called once the run has a folder, for the log to go there, too. Raises Refused before the folder is
+    touched, Diverged from within the training, and SystemExit(130) or (143) where the run was interrupted.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -22,24 +22,18 @@ from torch.utils._pytree import tree_map
 
 from lightning_lm.models.loading import layers
 from lightning_lm.objectives.objective import Objective
-from lightning_lm.training.checkpoint_io import load_weights
+from lightning_lm.training.checkpoints import load_weights
 from lightning_lm.training.module import LanguageModel
-
-WHOLE = StateDictOptions(full_state_dict=True)
 
 
 class ShardedLanguageModel(LanguageModel):
     def configure_model(self) -> None:
-        if not is_sharded(self.model):  # a test after the training calls this again
+        if not isinstance(self.model, FSDPModule):  # a test after the training calls this again
             shard(self.model, self.device_mesh["data_parallel"])
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
         self.gradient_norm = self.gradient_norm.full_tensor()
-
-
-def is_sharded(model: nn.Module) -> bool:
-    return isinstance(model, FSDPModule)
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:
@@ -52,7 +46,7 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
 
 def unsharded(model: nn.Module, objective: Objective, checkpoint: Path) -> nn.Module:
     """The model itself, or, for a sharded one, a whole one on the CPU with the checkpoint's weights."""
-    if not is_sharded(model):
+    if not isinstance(model, FSDPModule):
         return model
     whole = getattr(transformers, objective.facts.auto_class).from_config(model.config, dtype=model.dtype)
     load_weights(whole, checkpoint)
@@ -75,7 +69,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return torch.load(checkpoint_path, map_location="cpu", weights_only=weights_only, mmap=True)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        set_model_state_dict(self.model, checkpoint["state_dict"], options=WHOLE)
+        set_model_state_dict(self.model, checkpoint["state_dict"], options=StateDictOptions(full_state_dict=True))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):

@@ -32,9 +32,7 @@ class TokenNLL(Metric):
             setattr(self, name, getattr(self, name).double())
         return self
 
-    def update(
-        self, nll: Tensor, tokens: int, hits: Tensor | None = None, words: float = 0.0, bytes: float = 0.0
-    ) -> None:
+    def update(self, nll: Tensor, tokens: int, hits: Tensor | None = None, words: float = 0, bytes: float = 0) -> None:
         """Add a batch: its tokens' summed NLL in nats, their number and hits, and the words and bytes they spell."""
         self.nll += nll
         self.tokens += tokens

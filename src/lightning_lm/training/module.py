@@ -14,20 +14,16 @@ from lightning_lm.models.loss import labelled_nll
 from lightning_lm.models.output_head import find_head
 from lightning_lm.objectives.objective import Objective
 from lightning_lm.optim.groups import build_optimizer
-from lightning_lm.optim.schedules import build_scheduler
-from lightning_lm.optim.schema import AdamWConfig, SchedulerConfig
+from lightning_lm.optim.schema import AdamWConfig, SchedulerConfig, build_scheduler
 from lightning_lm.training.metrics import TokenNLL
 
 
 class LanguageModel(L.LightningModule):
     """Trains ``model`` so that the loss is the mean over the labelled tokens of the global batch.
 
-    Args:
-        model: of the objective's Auto class.
-        objective: what is predicted.
-        configure: makes the optimizer and its scheduler for a model, once it is on its device; None: AdamW with the
-            defaults of ``optimizer=adamw`` and a constant rate.
-        compiled: whether torch.compile joins what happens to the logits.
+    ``model`` is of the objective's Auto class. ``configure`` makes the optimizer and its scheduler for a model, once it
+    is on its device; None: AdamW with the defaults of ``optimizer=adamw`` and a constant rate. With
+    ``compiled``, torch.compile joins what happens to the logits.
     """
 
     def __init__(
@@ -68,16 +64,12 @@ class LanguageModel(L.LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         optimizer.zero_grad()  # Lightning would keep the gradients through the next forward pass
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._score(batch)
-
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._score(batch)
-
-    def _score(self, batch: dict[str, Tensor]) -> None:
+    def _score(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         sums = labelled_nll(self.model, self.head, batch, with_hits=True)
         text = {"words": batch["words"], "bytes": batch["bytes"]} if self.objective.text_metrics else {}
         self.eval_nll.update(sums.nll, sums.tokens, sums.hits, **text)
+
+    validation_step = test_step = _score
 
     def on_validation_epoch_end(self) -> None:
         self._keep_figures("val")

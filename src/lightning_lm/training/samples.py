@@ -1,4 +1,4 @@
-"""What the model makes of the objective's prompts, after each validation."""
+"""After each validation: what the model makes of the objective's prompts, to the log, a table and W&B."""
 
 import logging
 from pathlib import Path
@@ -8,9 +8,9 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
+from torch.distributed.fsdp import FSDPModule
 
 from lightning_lm.runs.step_table import StepTable
-from lightning_lm.training.fsdp import is_sharded
 from lightning_lm.training.module import LanguageModel
 
 log = logging.getLogger(__name__)
@@ -18,8 +18,6 @@ SAMPLES_SHOWN = 500  # rows of the table in W&B; samples.csv has all
 
 
 class PromptSamples(Callback):
-    """After each validation: what the model makes of the objective's prompts, to the log, a table and W&B."""
-
     def __init__(self, run: Path, tokenizer: Any, seed: int):
         self.table = StepTable(run / "samples.csv", ["step", "prompt", "text"])
         self.tokenizer, self.seed = tokenizer, seed
@@ -30,7 +28,7 @@ class PromptSamples(Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         """While the model has the weights that were validated, which may be averaged ones."""
-        sharded = is_sharded(pl_module.model)  # then a rank alone can compute nothing
+        sharded = isinstance(pl_module.model, FSDPModule)  # then a rank alone can compute nothing
         self.texts: list[str] = []
         if pl_module.objective.prompts and (trainer.is_global_zero or sharded):
             with torch.compiler.set_stance("force_eager"):  # text of every length would be compiled anew

@@ -26,20 +26,14 @@ def stepped(trainer: L.Trainer, batch_idx: int) -> bool:
 
 
 class Telemetry(Callback):
-    """Logs training figures at an interval, and keeps what the summary needs: time, speed, the latest validation.
-
-    Attributes:
-        clock: the trainer's profiler, unless that writes a trace.
-        figures: of the latest validation; they are kept in checkpoints, so that the best one tells its own.
-        peak_memory: GB, of this process in training and its validations.
-    """
+    """Logs training figures at an interval, and keeps what the summary needs: time, speed, the latest validation."""
 
     def __init__(self, plan: BatchPlan, block_size: int, every_n_steps: int):
         self.plan, self.block_size, self.every_n_steps = plan, block_size, every_n_steps
-        self.clock = WaitClock()
+        self.clock = WaitClock()  # the trainer's profiler, unless that writes a trace
         self.timer = StepTimer(self.clock)
-        self.figures: dict[str, float] = {}
-        self.peak_memory = 0.0
+        self.figures: dict[str, float] = {}  # of the latest validation; a checkpoint keeps them, the best one its own
+        self.peak_memory = 0.0  # GB, of this process in training and its validations
         self._clock_runs = True
         self._started, self._seconds_before = time.monotonic(), 0.0  # of this process; in the ones before it
         self._logged = (0, 0.0, 0.0)  # tokens, seconds in training steps and those spent waiting, at the last log
@@ -57,10 +51,10 @@ class Telemetry(Callback):
     @property
     def speed(self) -> dict[str, float | None]:
         """For the summary, without the first steps of each process."""
-        rate = self.timer.tokens_per_second
+        rate = self.timer.per_second("measured_tokens")
         return {
             "tokens_per_second": rate,
-            "data_wait": self.timer.data_wait if self._clock_runs else None,
+            "data_wait": self.timer.per_second("measured_wait") if self._clock_runs else None,
             "peak_memory_gb": self.peak_memory,
             "model_flops_utilization": rate and self._utilization(rate),
         }
@@ -75,8 +69,6 @@ class Telemetry(Callback):
         self._started, self._seconds_before = time.monotonic(), state_dict["seconds"]
         self.figures = state_dict["figures"]
         self.timer.measured = {name: state_dict[name] for name in self.timer.measured}
-
-    # ------------------------------------------------------------------------------------------------- training
 
     def on_train_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         for logger in trainer.loggers:
@@ -94,9 +86,7 @@ class Telemetry(Callback):
             self._peak_flops = peak and peak * trainer.world_size
         self.timer.resume()
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: LanguageModel, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: LanguageModel, outputs, batch, batch_idx: int) -> None:
         if not stepped(trainer, batch_idx):
             return
         step = trainer.global_step
@@ -143,8 +133,6 @@ class Telemetry(Callback):
             rate = trainer.lr_scheduler_configs[0].scheduler.base_lrs[0]
             raise Diverged("optimizer.lr", rate, f"the {kind} loss is {loss} at step {trainer.global_step}")
 
-    # ----------------------------------------------------------------------------------------------- evaluation
-
     def on_validation_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         self.timer.pause(pl_module.device)
 
@@ -153,11 +141,10 @@ class Telemetry(Callback):
         self.figures = pl_module.figures
         self._check(trainer, "validation", self.figures["val/loss"])
         self._log_evaluation(trainer, self.figures)
-        labels = {"val/perplexity": pl_module.objective.facts.perplexity_label}
-        shown = [
-            f"{labels.get(n, n.removeprefix('val/'))} {v:.4g}" for n, v in self.figures.items() if n != "val/tokens"
-        ]
-        log.info("step %d: %s", trainer.global_step, ", ".join(shown))
+        shown = {name.removeprefix("val/"): value for name, value in self.figures.items() if name != "val/tokens"}
+        labels = {"perplexity": pl_module.objective.facts.perplexity_label}
+        texts = [f"{labels.get(name, name)} {value:.4g}" for name, value in shown.items()]
+        log.info("step %d: %s", trainer.global_step, ", ".join(texts))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         self._log_evaluation(trainer, pl_module.figures)

@@ -28,19 +28,14 @@ class WaitClock(Profiler):
 
 
 class StepTimer:
-    """The time that goes by in training steps; it stands still in validations and while checkpoints are written.
-
-    Attributes:
-        seconds, waiting: of this process: in training steps, and the part of them before the batch was there.
-        measured: the same without each process's first steps, over all processes of the run, and their tokens; it is
-            kept in checkpoints.
-    """
+    """The time that goes by in training steps; it stands still in validations and while checkpoints are written."""
 
     WARM_UP_STEPS = 5  # of each process, left out of ``measured``
 
     def __init__(self, clock: WaitClock):
         self.clock = clock
-        self.seconds = self.waiting = 0.0
+        self.seconds = self.waiting = 0.0  # of this process: in steps, and the part of it before the batch was there
+        # Without each process's first steps, over all processes of the run; checkpoints keep it
         self.measured = {"measured_tokens": 0, "measured_seconds": 0.0, "measured_wait": 0.0}
         self.steps = 0  # of this process
         self._running_since: float | None = None
@@ -51,16 +46,10 @@ class StepTimer:
         """Whether the step that ends now is the last that isn't measured."""
         return self.steps == self.WARM_UP_STEPS - 1
 
-    @property
-    def tokens_per_second(self) -> float | None:
+    def per_second(self, name: str) -> float | None:
+        """One of ``measured`` by the measured time; None before there is any."""
         seconds = self.measured["measured_seconds"]
-        return self.measured["measured_tokens"] / seconds if seconds else None
-
-    @property
-    def data_wait(self) -> float | None:
-        """The share of the measured time in which the next batch wasn't there yet."""
-        seconds = self.measured["measured_seconds"]
-        return self.measured["measured_wait"] / seconds if seconds else None
+        return self.measured[name] / seconds if seconds else None
 
     def resume(self) -> None:
         if self._running_since is None:
@@ -74,7 +63,6 @@ class StepTimer:
             self._running_since = None
 
     def end_step(self, tokens: int) -> None:
-        """Note that a step with so many tokens has ended."""
         self._add_up()
         self.steps += 1
         if self.steps > self.WARM_UP_STEPS:

@@ -16,10 +16,9 @@ from torch import nn
 from lightning_lm.config.composition import as_settings
 from lightning_lm.config.schema import Config, HardwareConfig
 from lightning_lm.optim.groups import build_optimizer
-from lightning_lm.optim.schedules import build_scheduler
+from lightning_lm.optim.schema import build_scheduler
 from lightning_lm.runs.tracking import RunFolderLogger, wandb_logger
-from lightning_lm.training.checkpoint_io import AtomicCheckpointIO
-from lightning_lm.training.checkpoints import LastCheckpoint
+from lightning_lm.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from lightning_lm.training.components import PROFILED_STEPS, RunComponents, accelerator
 from lightning_lm.training.control import Budget, KeepFreedMemory, StepSeed, StopTogether
 from lightning_lm.training.fsdp import ShardedLanguageModel, ShardedStrategy
@@ -79,20 +78,19 @@ def build_module(cfg: Config, components: RunComponents, budget: Budget) -> Lang
 
 
 def build_loggers(cfg: Config, run: Path, run_id: str) -> list[Any]:
-    loggers: list[Any] = [RunFolderLogger(run)]
-    if cfg.logger.name == "wandb":
-        logger = wandb_logger(
-            run,
-            run_id,
-            project=cfg.logger.project,
-            entity=cfg.logger.entity,
-            name=cfg.name if run.name == cfg.name else f"{cfg.name}-{run.name}",
-            group=cfg.logger.group or cfg.name,
-            tags=[*cfg.logger.tags, cfg.objective.name, cfg.model.tag, cfg.data.tag],
-            config=as_settings(cfg),
-        )
-        loggers.append(logger)
-    return loggers
+    if cfg.logger.name != "wandb":
+        return [RunFolderLogger(run)]
+    dashboard = wandb_logger(
+        run,
+        run_id,
+        project=cfg.logger.project,
+        entity=cfg.logger.entity,
+        name=cfg.name if run.name == cfg.name else f"{cfg.name}-{run.name}",
+        group=cfg.logger.group or cfg.name,
+        tags=[*cfg.logger.tags, cfg.objective.name, cfg.model.tag, cfg.data.tag],
+        config=as_settings(cfg),
+    )
+    return [RunFolderLogger(run), dashboard]
 
 
 def build_strategy(hardware: HardwareConfig) -> Strategy | str:
@@ -104,9 +102,7 @@ def build_strategy(hardware: HardwareConfig) -> Strategy | str:
     return DDPStrategy(timeout=PATIENCE)
 
 
-def build_trainer(
-    cfg: Config, components: RunComponents, run: Path, callbacks: Callbacks, loggers: list[Any]
-) -> L.Trainer:
+def build_trainer(cfg: Config, components: RunComponents, run: Path, callbacks: Callbacks, loggers: list) -> L.Trainer:
     trainer, hardware = cfg.trainer, cfg.hardware
     accumulate = components.data.accumulate
     by_step = trainer.val_every_n_steps

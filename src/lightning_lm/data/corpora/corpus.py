@@ -1,7 +1,4 @@
-"""Where text comes from: the Hugging Face Hub, local files, or the reference text that CPython carries.
-
-Rows are read only when the token cache lacks a split; the keys alone are cheap.
-"""
+"""What a corpus is: rows, which are read only when the token cache lacks a split, and keys, which are cheap."""
 
 import hashlib
 import json
@@ -11,17 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Corpus:
-    """Rows of text in named splits ("train", "validation", "test"), identified by their content.
+    """Rows of text in named splits ("train", "validation", "test"), identified by their content."""
 
-    Attributes:
-        keys: per split a hash of its content.
-        rows: from a split to batches of its rows; raises Refused for text that can't be used.
-        source: for people.
-    """
-
-    keys: dict[str, str]
-    rows: Callable[[str], Iterator[list[str]]]
-    source: str
+    keys: dict[str, str]  # per split a hash of its content
+    rows: Callable[[str], Iterator[list[str]]]  # a split's, in batches; raises Refused for text that can't be used
+    source: str  # for people
 
 
 def content_hash(*parts: object) -> str:

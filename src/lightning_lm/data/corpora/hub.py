@@ -16,14 +16,9 @@ def hub_corpus(path: str, name: str | None, revision: str | None, text_column: s
     """A dataset of the Hub, or of a local folder; ``splits`` names for each of ours one of the dataset's, or a slice.
 
     With a commit's 40 hex digits as ``revision``, a start whose tokens are cached asks neither Hub nor disk.
-
-    Raises:
-        Refused: no such dataset, configuration, split or column, or no way to reach the Hub.
+    Raises Refused for a dataset, configuration, split or column that isn't there, or a Hub that can't be reached.
     """
-
-    @cache
-    def loaded() -> dict[str, Any]:
-        return _load(path, name, revision, text_column, splits)
+    loaded = cache(lambda: _load(path, name, revision, text_column, splits))
 
     def rows(split: str) -> Iterator[list[str]]:
         batches = loaded()[split].select_columns(text_column).with_format("arrow").iter(1000)
@@ -31,15 +26,14 @@ def hub_corpus(path: str, name: str | None, revision: str | None, text_column: s
         return batched(checked(texts, f"the split {splits[split]} of {path}", text_column))
 
     pinned = revision and re.fullmatch("[0-9a-f]{40}", revision) and not Path(path).exists()
-    identity = {ours: revision if pinned else loaded()[ours]._fingerprint for ours in splits}
-    keys = {
-        ours: content_hash("hub", path, name, text_column, theirs, identity[ours]) for ours, theirs in splits.items()
-    }
+    keys = {}
+    for ours, theirs in splits.items():
+        version = revision if pinned else loaded()[ours]._fingerprint
+        keys[ours] = content_hash("hub", path, name, text_column, theirs, version)
     return Corpus(keys, rows, " ".join(filter(None, (path, name))) + (f"@{revision}" if revision else ""))
 
 
 def _load(path: str, name: str | None, revision: str | None, column: str, splits: dict[str, str]) -> dict[str, Any]:
-    """The dataset's splits under our names."""
     dataset = _load_dataset(path, name, revision)
     problems, chosen = [], {}
     for ours, theirs in splits.items():

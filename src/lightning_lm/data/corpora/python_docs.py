@@ -13,11 +13,8 @@ from lightning_lm.errors import refuse
 def python_docs_corpus() -> Corpus:
     """The English reference text in ``pydoc_data.topics``: a row is a line, a document a topic, sorted by name.
 
-    A topic is as a whole in one split: in the order of their names' hashes, those that begin in the first 5 % of the
-    text are for the test, those of the next 5 % for validation. The text depends on the version of Python.
-
-    Raises:
-        Refused: this Python comes without its documentation.
+    A topic is in one split: in the order of their names' hashes, those that begin in the first 5 % of the text are for
+    the test, those of the next 5 % for validation. The text depends on Python's version. Raises Refused without it.
     """
     try:
         from pydoc_data.topics import topics

@@ -21,14 +21,13 @@ def text_corpus(
 ) -> Corpus:
     """Local files: a row is a line with its break, or a record's ``text_column`` (json lines, csv, parquet; also .gz).
 
+    Raises Refused with everything that is wrong with the files, all at once.
+
     Args:
         files: per split paths and globs, read in this order, each glob sorted.
         validation_percent: this share of the training rows, cut from their end, becomes the validation split.
         test_percent: likewise, and behind the validation rows.
         cache_dir: keeps the files' hashes, under their size and time of change, so that a second start reads no text.
-
-    Raises:
-        Refused: everything that is wrong with the files, all at once.
     """
     problems: list[Problem] = []
     paths = {split: expand(split, patterns, problems) for split, patterns in files.items()}
@@ -38,14 +37,9 @@ def text_corpus(
     percents = {"validation": validation_percent, "test": test_percent}
     cuts = {split: percent for split, percent in percents.items() if percent is not None}
     keys = {split: content_hash("files", text_column, hashes[split]) for split in files}
-    whole = keys["train"]
-    keys |= {
-        split: content_hash("cut", whole, split, sorted(cuts.items())) for split in (["train", *cuts] if cuts else [])
-    }
-
-    @cache
-    def total() -> int:
-        return sum(1 for _ in _all(paths["train"], "train", text_column))
+    if cuts:
+        keys |= {split: content_hash("cut", keys["train"], split, sorted(cuts.items())) for split in ("train", *cuts)}
+    total = cache(lambda: sum(1 for _ in _all(paths["train"], "train", text_column)))
 
     def rows(split: str) -> Iterator[list[str]]:
         if split in files and not (cuts and split == "train"):
