@@ -20,7 +20,7 @@ class CallbackConfig(Settings):
 
     def build(self) -> "Callback":
         """The callback; Lightning calls its hooks with the trainer and the ``LanguageModel``."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no build()")
 
 
 @dataclass

@@ -35,7 +35,7 @@ class DataConfig(Settings):
     @property
     def tag(self) -> str:
         """What a dashboard calls the text."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no tag")
 
     @property
     def dataset(self) -> str | None:
@@ -44,7 +44,7 @@ class DataConfig(Settings):
 
     def build(self) -> "Corpus":
         """The corpus; raises Refused where the text isn't there, or can't be used."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no build()")
 
 
 @dataclass

@@ -26,7 +26,7 @@ class ObjectiveConfig(Settings):
 
     def build(self, tokenizer: Any) -> "Objective":
         """The objective for texts of this tokenizer; raises Refused where that lacks what it needs."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no build()")
 
 
 @dataclass

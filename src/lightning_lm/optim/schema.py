@@ -52,7 +52,8 @@ class OptimizerConfig(Settings):
             name = f"optimizer.groups[{number}]"
             if row.optimizer not in self.members:
                 known = ", ".join(self.members)
-                remedy = f"choose optimizer={row.optimizer}" if row.optimizer in OPTIMIZERS else f"choose from {known}"
+                other = f", or take optimizer={row.optimizer} as the axis's option" if row.optimizer in OPTIMIZERS else ""
+                remedy = f"choose from {known}{other}"
                 yield Problem(f"{name}.optimizer", row.optimizer, "this table can't name it", remedy)
             elif row.optimizer == "muon" and row.ndim != 2:
                 yield Problem(f"{name}.ndim", row.ndim, "Muon is for matrices only", "give ndim: 2")
@@ -67,7 +68,7 @@ class OptimizerConfig(Settings):
         ``groups`` has for each member torch's parameter groups, each with its ``weight_decay``. ``on_cpu`` tells where
         the parameters are, ``fused`` whether torch's fused implementation may be used, where there is one.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no build()")
 
 
 @dataclass

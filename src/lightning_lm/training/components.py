@@ -66,7 +66,9 @@ def check_components(cfg: Config, components: RunComponents) -> None:
     try:
         sort_parameters(model, cfg.optimizer.groups)
     except ValueError as error:
-        raise refuse("optimizer.groups", "…", str(error), "end the table with {decay: true}") from error
+        member = cfg.optimizer.members[0]
+        row = "{decay: true}" if member == "adamw" else f"{{decay: true, optimizer: {member}}}"
+        raise refuse("optimizer.groups", "…", str(error), f"end the table with {row}") from error
     steps = sum(to_steps(phase, max_steps) for phase in cfg.scheduler.phases.values())
     if cfg.trainer.max_minutes is None and steps > max(max_steps, 1):
         wrong = f"warmup and decay take {steps} of the run's {max_steps} steps"
