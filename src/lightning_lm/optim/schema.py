@@ -51,9 +51,9 @@ class OptimizerConfig(Settings):
         for number, row in enumerate(self.groups):
             name = f"optimizer.groups[{number}]"
             if row.optimizer not in self.members:
-                known = ", ".join(self.members)
-                other = f", or take optimizer={row.optimizer} as the axis's option" if row.optimizer in OPTIMIZERS else ""
-                remedy = f"choose from {known}{other}"
+                remedy = f"choose from {', '.join(self.members)}"
+                if row.optimizer in OPTIMIZERS:
+                    remedy += f", or take optimizer={row.optimizer} as the axis's option"
                 yield Problem(f"{name}.optimizer", row.optimizer, "this table can't name it", remedy)
             elif row.optimizer == "muon" and row.ndim != 2:
                 yield Problem(f"{name}.ndim", row.ndim, "Muon is for matrices only", "give ndim: 2")
