@@ -317,11 +317,11 @@ Trainer has the fused AdamW that is its default, the two maps of transformers' e
 collators. The bare loop has our loss and its batches ready in memory. On a CPU ours, the bare loop and the speedrun's
 baseline tell glibc to keep freed blocks (`allocator.py`); Trainer in the other rows is as it comes, but for the side
 that is named so. Peak memory is the largest resident set of the whole process (VmHWM), libraries included; in training
-up to the end of the last step, before checkpoints; in evaluation from its start. The Rust tokenizer alone reads the lines
-and drops the tokens, in whichever of two batch sizes is faster. The speedruns' rate is the best of four trials, as the
-baselines' is; their shape, batch and length were found before, the causal one's in 24 shorter runs that were scored on
-the same test text, the masked one's in 12 on a part of the training text, while the baselines keep the tiny models'
-shape.
+up to the end of the last step, before checkpoints; in evaluation from its start. The Rust tokenizer alone reads the
+lines and drops the tokens, in whichever of two batch sizes is faster. The speedruns' rate is the best of four trials,
+as the baselines' is; their shape, batch and length were found before, the causal one's in 24 shorter runs that were
+scored on the same test text, the masked one's in 12 on a part of the training text, while the baselines keep the tiny
+models' shape.
 
 """
 
