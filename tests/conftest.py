@@ -1,13 +1,15 @@
 """What several test files share."""
 
 import faulthandler
+import gc
+import logging
 import multiprocessing
 import os
 import runpy
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -26,6 +28,22 @@ __all__ = ["ROOT", "compose", "fork_server", "forked", "in_fresh_process"]
 
 settings.register_profile("any-machine", deadline=None)  # a busy one is no failure
 settings.load_profile("any-machine")
+
+# Files that take long. They begin first, so that no process waits at the end for what another has left.
+LONG = """
+training/test_devices sweeps/test_sweeps report/test_report config/test_refusals test_default_run hub/test_hub
+test_extending training/test_resume test_recipes test_run config/test_schema runs/test_tracking
+sweeps/test_tracking_sweeps test_benchmarks test_command test_python_door training/test_parity
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {ROOT / "tests" / f"{name}.py": rank for rank, name in enumerate(LONG.split())}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # the collector would walk again and again what the imports have made
 
 
 def fork_server() -> BaseContext:
@@ -92,6 +110,15 @@ def pytest_sessionfinish(exitstatus: int) -> None:
     timer.daemon = True
     timer.start()
     faulthandler.dump_traceback_later(180, exit=True)  # where even that thread no longer runs
+
+
+@pytest.fixture(autouse=True)
+def log_as_imported() -> Iterator[None]:
+    """A run takes the package's log away from pytest, which shows twice what is given back to it within a test."""
+    yield
+    logger = logging.getLogger("lightning_lm")
+    logger.propagate, logger.handlers = True, []
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Run folders made without a run."""
 
+import functools
 import math
 
 from omegaconf import OmegaConf
@@ -12,10 +13,16 @@ from lightning_lm.runs.tracking import RunFolderLogger
 BASE = ("data=text", "data.train=a.txt", "data.validation=b.txt", "hardware=cpu", "logger=none")
 
 
+@functools.cache
+def composed(*choices):
+    return OmegaConf.create(as_settings(compose(*BASE, *choices)))
+
+
 def write_run(folder, *overrides, loss=None, status="finished", **figures):
     """A run folder, made with what a run makes it with; its loss falls to ``loss`` in four steps."""
-    settings = as_settings(compose(*BASE, *overrides))
-    settings["run_dir"] = str(folder)
+    choices = [override for override in overrides if override.startswith(("model=", "objective="))]
+    values = [override for override in overrides if override not in choices]
+    settings = OmegaConf.merge(composed(*choices), OmegaConf.from_dotlist([*values, f"run_dir={folder}"]))
     folder.mkdir(parents=True)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(settings))
     write_json(folder / "ledger.json", {"validation": {"key": "k", "bytes": 1000}})

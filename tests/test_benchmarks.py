@@ -111,7 +111,7 @@ def test_the_command_keeps_the_rows_that_are_finished(tmp_path, monkeypatch, cap
     import run
 
     def broken(o):
-        inputs.fresh("peers.py", "rust", model=str(tmp_path), text="none")
+        inputs.fresh("inputs.py", "text", source=str(tmp_path / "none"), megabytes=1)
 
     def interrupted(o):
         raise KeyboardInterrupt
@@ -121,7 +121,7 @@ def test_the_command_keeps_the_rows_that_are_finished(tmp_path, monkeypatch, cap
     monkeypatch.setattr(run, "ROWS", [broken, run.refuse, run.show_help, interrupted])
     monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None)  # pytest keeps its cores
     assert run.main(["--only", "broken,refuse", "--pairs", "2"]) == 1
-    assert "peers.py rust" in capsys.readouterr().err
+    assert "inputs.py text" in capsys.readouterr().err
     with pytest.raises(KeyboardInterrupt):
         run.main(["--only", "show_help,interrupted", "--pairs", "1"])
     kept = (tmp_path / "results.md").read_text(encoding="utf-8")

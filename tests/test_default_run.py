@@ -43,18 +43,8 @@ def began(tmp_path_factory):
     with HubServer({"gpt2": folder / "gpt2-source"}, datasets) as server:
         home = folder / "home"
         first = start(folder, "first", server.environment(home, token=TOKEN), "trainer.push_to_hub=tester/model")
-        loaded = subprocess.run(
-            [sys.executable, "-c", LOAD], env=server.environment(folder / "other"), capture_output=True, text=True
-        )
     offline = start(folder, "offline", server.environment(home), "logger=none", "data.cache_dir=empty")
-    return folder, rows, server, {"first": first, "loaded": loaded, "offline": offline}
-
-
-LOAD = """
-from transformers import AutoModelForCausalLM, AutoTokenizer
-model, tokenizer = (auto.from_pretrained("tester/model") for auto in (AutoModelForCausalLM, AutoTokenizer))
-print(len(tokenizer), sum(p.double().sum().item() for p in model.parameters()))
-"""
+    return folder, rows, server, {"first": first, "offline": offline}
 
 
 def test_the_default_trains_and_counts_what_was_served(began):
@@ -95,18 +85,14 @@ def test_the_caches_are_enough_when_the_hub_is_gone(began):
     assert first["test/loss"] == offline["test/loss"]
 
 
-def test_a_finished_model_is_pushed_and_loads_from_there(began):
-    from transformers import AutoModelForCausalLM
-
+def test_a_finished_model_is_pushed(began):
+    """That what was pushed loads by its id in another process: test_hub."""
     folder, _, server, done = began
     assert f"{server.url}/tester/model" in done["first"].stderr
-    assert done["loaded"].returncode == 0, done["loaded"].stderr
     export = folder / "first" / "export"
     pushed = dict(server.repos["models", "tester/model"].files)
     pushed.pop(".gitattributes")  # the Hub's own
     assert pushed == read_folder(export)
-    model = AutoModelForCausalLM.from_pretrained(export)
-    assert float(done["loaded"].stdout.split()[-1]) == sum(p.double().sum().item() for p in model.parameters())
 
 
 def test_without_a_hub_and_caches_one_line_names_the_ways_on(tmp_path):

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from transformers import AutoTokenizer
 
 from lightning_lm.errors import Refused
 from lightning_lm.hub.verify import reload
+from lightning_lm.optim.schema import OptimizerConfig
 from lightning_lm.run import train
 from lightning_lm.runs import tracking
 from lightning_lm.training import components as build
@@ -99,6 +101,11 @@ def wikitext(tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
     return folder, rows
 
 
+@pytest.fixture(scope="session")
+def optimizers() -> dict[str, OptimizerConfig]:
+    return {option: compose(f"optimizer={option}").optimizer for option in options("optimizer")}
+
+
 @pytest.fixture(autouse=True)
 def own_datasets_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
@@ -134,18 +141,18 @@ def check_optimizer(job, parts, run: Path, optimizer: str) -> None:
 
 
 @pytest.mark.parametrize("preset", options("model"))
-def test_every_model_preset(preset, stand_ins, local, tmp_path):
+def test_every_model_preset(preset, stand_ins, local, optimizers, tmp_path):
     family = PRESETS[preset]
-    assert compose(f"model={preset}").model.config.keys() <= SHRUNK.get(family, {}).keys()
-    named = compose(f"model={preset}").model.name_or_path is not None
+    model = compose(f"model={preset}").model
+    assert model.config.keys() <= SHRUNK.get(family, {}).keys()
+    named = model.name_or_path is not None
     where = [f"model.name_or_path={stand_ins[family]}"] if named else [*shrunk(family), "model.vocab_size=400"]
     objective = "mlm" if family.endswith("MaskedLM") else "clm"
     job = compose(f"model={preset}", f"objective={objective}", *where, *local)
     parts = build.build(job)
     check_model(parts, family)
-    for optimizer in options("optimizer"):
-        chosen = compose(f"model={preset}", f"objective={objective}", f"optimizer={optimizer}", *where, *local)
-        check_optimizer(chosen, parts, tmp_path, optimizer)
+    for optimizer, config in optimizers.items():
+        check_optimizer(replace(job, optimizer=config), parts, tmp_path, optimizer)
 
 
 def check_model(parts, family: str) -> None:

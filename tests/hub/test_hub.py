@@ -1,13 +1,10 @@
 """The Hub's real clients against the stand-in on loopback; verification and the model card of what is pushed."""
 
 import json
-import logging
 import math
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,6 @@ import yaml
 from hub_files import wikitext_rows, write_small_gpt2, write_wikitext
 from hub_server import TOKEN, HubServer, read_folder
 
-from lightning_lm.hub import access as hub
 from lightning_lm.hub.model_card import model_card
 from lightning_lm.hub.verify import reload
 from lightning_lm.runs.export import write_check
@@ -86,29 +82,11 @@ try:
     AutoTokenizer.from_pretrained("nobody/nothing")
 except OSError as error:
     missing = str(error)
-print(json.dumps({
+answers = {
     "usable": usable, "missing": missing, "rows": {split: rows["text"][:] for split, rows in text.items()},
     "ids": tokenizer("the old town")["input_ids"], "sum": sum(p.double().sum().item() for p in model.parameters()),
-}))
+}
 """.replace("REVISION", REVISION)
-
-
-def test_a_model_and_wikitext_load_by_id(sources, tmp_path):
-    from transformers import AutoTokenizer, GPT2LMHeadModel
-
-    folder, rows, _ = sources
-    datasets = {"Salesforce/wikitext": (folder / "wikitext", REVISION)}
-    with HubServer({"gpt2": folder / "gpt2"}, datasets) as server:
-        got = client(server, tmp_path, LOAD)
-    assert got["usable"]
-    assert got["rows"] == rows
-    assert rows["train"][:3:2] == ["", ""] and rows["train"][1].startswith(" = ")
-    assert got["ids"] == AutoTokenizer.from_pretrained(folder / "gpt2")("the old town")["input_ids"]
-    model = GPT2LMHeadModel.from_pretrained(folder / "gpt2")
-    assert got["sum"] == sum(p.double().sum().item() for p in model.parameters())
-    assert "nobody/nothing" in got["missing"]
-    parquet = f"/datasets/Salesforce/wikitext/resolve/{REVISION}/wikitext-2-raw-v1/train-00000-of-00001.parquet"
-    assert ("GET", parquet) in server.requests
 
 
 REFUSALS = """
@@ -125,7 +103,8 @@ run = Path(os.environ["RUN"])
 """
 
 PUSH = """
-answers = {"no token": attempt(run, "small"), "no export, bad name": attempt(run / "export", "a/b/c", dry_run=True)}
+answers["no token"] = attempt(run, "small")
+answers["no export, bad name"] = attempt(run / "export", "a/b/c", dry_run=True)
 os.environ["HF_TOKEN"] = os.environ["VALID"]
 answers["push"] = attempt(run, "small")
 hub.verify = lambda run: 0.0
@@ -140,16 +119,41 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 del os.environ["HF_TOKEN"]
 tokenizer = AutoTokenizer.from_pretrained("tester/small")
 model = AutoModelForCausalLM.from_pretrained("tester/small")
-answers["sum"] = sum(p.double().sum().item() for p in model.parameters())
+answers["pushed sum"] = sum(p.double().sum().item() for p in model.parameters())
 print(json.dumps(answers))
 """
 
 
-def test_push_then_load_back(sources, tmp_path):
+@pytest.fixture(scope="module")
+def answered(sources, tmp_path_factory):
+    """A Hub, and what one process has told that loaded from there, pushed to it, and was refused."""
     folder, _, run = sources
-    with HubServer(lfs=True) as server:
-        got = client(server, tmp_path, REFUSALS + PUSH, RUN=str(run), VALID=TOKEN)
-        address = f"{server.url}/tester/small"
+    datasets = {"Salesforce/wikitext": (folder / "wikitext", REVISION)}
+    with HubServer({"gpt2": folder / "gpt2"}, datasets, lfs=True) as server:
+        home = tmp_path_factory.mktemp("home")
+        return server, client(server, home, LOAD + REFUSALS + PUSH, RUN=str(run), VALID=TOKEN)
+
+
+def test_a_model_and_wikitext_load_by_id(sources, answered):
+    from transformers import AutoTokenizer, GPT2LMHeadModel
+
+    folder, rows, _ = sources
+    server, got = answered
+    assert got["usable"]
+    assert got["rows"] == rows
+    assert rows["train"][:3:2] == ["", ""] and rows["train"][1].startswith(" = ")
+    assert got["ids"] == AutoTokenizer.from_pretrained(folder / "gpt2")("the old town")["input_ids"]
+    model = GPT2LMHeadModel.from_pretrained(folder / "gpt2")
+    assert got["sum"] == sum(p.double().sum().item() for p in model.parameters())
+    assert "nobody/nothing" in got["missing"]
+    parquet = f"/datasets/Salesforce/wikitext/resolve/{REVISION}/wikitext-2-raw-v1/train-00000-of-00001.parquet"
+    assert ("GET", parquet) in server.requests
+
+
+def test_push_then_load_back(sources, answered):
+    folder, _, run = sources
+    server, got = answered
+    address = f"{server.url}/tester/small"
     pushed = server.repos["models", "tester/small"]
     files = dict(pushed.files)
     files.pop(".gitattributes")  # the Hub's own
@@ -161,7 +165,7 @@ def test_push_then_load_back(sources, tmp_path):
     from transformers import GPT2LMHeadModel
 
     model = GPT2LMHeadModel.from_pretrained(folder / "gpt2")
-    assert got["sum"] == sum(p.double().sum().item() for p in model.parameters())
+    assert got["pushed sum"] == sum(p.double().sum().item() for p in model.parameters())
 
     assert got["no token"] == (
         "refused repo=small: nobody is logged in to the Hub; log in with `hf auth login` or set HF_TOKEN"
@@ -256,46 +260,3 @@ def test_the_card_of_a_masked_model_from_scratch(tmp_path):
     named = [line for line in card.content.splitlines() if "perplexity" in line]
     assert named and all("masked-token" in line for line in named)
     assert "trained from scratch" in card.text and "/home/me" not in card.text
-
-
-# -------------------------------------------------------------------------------------------------------- reachability
-
-
-@pytest.fixture
-def silent():
-    """Address of a server that takes connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
-def timed(timeout: float) -> bool:
-    start = time.monotonic()
-    answer = hub.reachable(timeout)
-    assert time.monotonic() - start < timeout + 1
-    return answer
-
-
-def test_reachable(silent, monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    hub.reachable(0.01)  # imports the client
-    with HubServer() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        assert timed(5)
-        monkeypatch.setenv("HF_ENDPOINT", f"{server.url}/no/such/page")
-        assert timed(5)
-    assert not timed(5)  # nobody listens there any more
-    monkeypatch.setenv("HF_ENDPOINT", silent)
-    assert not timed(0.5)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(3))
-    monkeypatch.setenv("HF_ENDPOINT", "http://a-name-that-takes-long.example")
-    assert not timed(0.5)
-
-
-def test_going_offline_says_so_once(silent, monkeypatch, caplog):
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        monkeypatch.setenv(name, "")
-    monkeypatch.setattr(hub, "reachable", lambda: False)
-    with caplog.at_level(logging.WARNING):
-        assert not hub.go_offline_if_unreachable()
-        assert not hub.go_offline_if_unreachable()
-    assert len(caplog.records) == 1 and hub.os.environ["HF_HUB_OFFLINE"] == "1"

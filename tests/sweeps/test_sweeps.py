@@ -137,6 +137,7 @@ def test_a_refused_and_a_killed_job_leave_the_others_alone(command):
     assert "1 cut off" in out
 
 
+@pytest.mark.slow
 def test_the_processes_of_a_killed_command_end_too(command):
     process = command.start("hardware.devices=2", "trainer.max_epochs=100000", "run_dir=r")
     for _ in range(1200):

@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, compose, forked
+from conftest import ROOT, compose, fork_server, forked
 from safetensors.torch import load_file
 from tiny import write_gpt2
 
@@ -104,9 +105,9 @@ def trained(tiny_gpt2, tiny_bert, text, small, tmp_path_factory):
     ("objective", "more"),
     [
         ("clm", ("hardware.devices=2", "hardware.micro_batch_size=2")),
-        ("mlm", ("hardware.devices=2",)),
-        ("clm", ("hardware.devices=2", FSDP, "hardware.micro_batch_size=2")),
         ("mlm", ("hardware.devices=2", FSDP)),
+        pytest.param("mlm", ("hardware.devices=2",), marks=pytest.mark.slow),
+        pytest.param("clm", ("hardware.devices=2", FSDP, "hardware.micro_batch_size=2"), marks=pytest.mark.slow),
         pytest.param("clm", ("hardware.devices=4",), marks=pytest.mark.slow),
         pytest.param("mlm", ("hardware.devices=4", "hardware.micro_batch_size=1"), marks=pytest.mark.slow),
         pytest.param("clm", ("hardware.devices=4", FSDP, "hardware.micro_batch_size=1"), marks=pytest.mark.slow),
@@ -195,6 +196,20 @@ def test_ranks_draw_their_own_dropout_and_draw_it_again(text, tmp_path, monkeypa
     run_job(jobs[1])
     for name, value in weights(tmp_path / "cut").items():
         assert torch.equal(value, weights(tmp_path / "whole")[name]), name
+
+
+def test_a_rank_ends_soon_after_the_process_that_started_the_job():
+    """Also where that was killed; a whole command: test_sweeps, among the slow ones."""
+    processes = fork_server()
+    command = processes.Process(target=time.sleep, args=(60,))
+    command.start()
+    rank = processes.Process(target=launch._end_with, args=(command.pid,))
+    rank.start()
+    rank.join(timeout=0.5)
+    assert rank.is_alive()
+    command.kill()
+    rank.join(timeout=30)
+    assert rank.exitcode == 1
 
 
 def noting_rates(*arguments):
