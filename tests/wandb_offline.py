@@ -24,6 +24,14 @@ def no_account(tmp_path_factory):
     wandb.teardown()
 
 
+@pytest.fixture
+def fresh_wandb():
+    """W&B reads the environment again, before and after."""
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
 def settings(model, text, run, *more):
     return [
         f"model.name_or_path={model}",

@@ -1,5 +1,6 @@
 """The report against figures worked out by hand, and recipes against the configuration that they must give."""
 
+import functools
 import math
 import re
 import shutil
@@ -256,6 +257,14 @@ CASES = {  # what is typed, and how many values the recipe needs besides its nam
     "rows of the optimizer's table": (["optimizer.groups=[{pattern:'a|b',decay:false},{ndim:2}]"], 1),
     "a recipe's own": (["experiment=quickstart_mlm", "optimizer.lr=1e-3", "trainer.max_minutes=0.5"], 5),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def options_composed_once():
+    """All recipes of this file lie over the same options."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "settings_by_option", functools.cache(recipe.settings_by_option))
+        yield
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -13,7 +13,7 @@ import pytest
 import wandb
 from conftest import compose
 from omegaconf import OmegaConf
-from wandb_offline import inspect, no_account, only, parts, settings  # noqa: F401
+from wandb_offline import fresh_wandb, inspect, no_account, only, parts, settings  # noqa: F401
 
 from lightning_lm.data.schema import HubDataConfig
 from lightning_lm.errors import Diverged, Refused
@@ -25,14 +25,6 @@ from lightning_lm.training.telemetry import Telemetry
 from lightning_lm.training.trainer import build_loggers
 
 KEY = "0" * 40
-
-
-@pytest.fixture
-def fresh_wandb():
-    """W&B reads the environment again, before and after."""
-    wandb.teardown()
-    yield
-    wandb.teardown()
 
 
 def rows(run):
@@ -213,6 +205,7 @@ def test_offline_makes_no_noise(tiny_gpt2, text, tmp_path, capfd):
     assert lines[0].startswith("W&B offline: `wandb sync ")
 
 
+@pytest.mark.usefixtures("fresh_wandb")
 @pytest.mark.parametrize(
     ("environment", "netrc", "mode"),
     [
@@ -224,7 +217,7 @@ def test_offline_makes_no_noise(tiny_gpt2, text, tmp_path, capfd):
         pytest.param({"WANDB_API_KEY": KEY, "WANDB_MODE": "disabled"}, False, "disabled", id="disabled"),
     ],
 )
-def test_mode(environment, netrc, mode, tmp_path, monkeypatch, capfd, fresh_wandb):
+def test_mode(environment, netrc, mode, tmp_path, monkeypatch, capfd):
     for name, value in {"NETRC": str(tmp_path / "netrc"), **environment}.items():
         monkeypatch.setenv(name, value)
     if netrc:
@@ -234,10 +227,11 @@ def test_mode(environment, netrc, mode, tmp_path, monkeypatch, capfd, fresh_wand
     assert "".join(capfd.readouterr()) == ""
 
 
+@pytest.mark.usefixtures("fresh_wandb")
 @pytest.mark.parametrize(
     ("key", "wrong"), [(KEY, "connection refused"), ("short", "API key must have")], ids=["no server", "a bad key"]
 )
-def test_where_wandb_does_not_start(key, wrong, tiny_gpt2, text, tmp_path, monkeypatch, fresh_wandb):
+def test_where_wandb_does_not_start(key, wrong, tiny_gpt2, text, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", key)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "1")

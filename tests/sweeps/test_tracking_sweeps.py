@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import wandb
 from conftest import ROOT, compose
 from hydra import compose as hydra_compose
@@ -10,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from run_folders import write_run
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
-from wandb_offline import inspect, no_account, only, parts, settings  # noqa: F401
+from wandb_offline import fresh_wandb, inspect, no_account, only, parts, settings  # noqa: F401
 
 from lightning_lm.config.schema import LoggerConfig
 from lightning_lm.report.wandb_summary import log_sweep
@@ -110,6 +111,7 @@ def test_what_an_agent_of_wandb_runs(monkeypatch):
     assert sweep.dir == "outputs/sweeps/wandb/sweep1/run1"
 
 
+@pytest.mark.usefixtures("fresh_wandb")
 def test_an_agents_run_goes_by_its_id(tiny_gpt2, text, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
     monkeypatch.setenv("WANDB_RUN_ID", "theirs")
