@@ -172,17 +172,25 @@ def test_a_rank_that_dies_ends_the_job_and_is_told(how, tiny_gpt2, text, tmp_pat
     assert forked() == []
 
 
-def test_a_run_goes_on_with_other_devices(trained, tiny_gpt2, text, small, tmp_path, monkeypatch):
+BETWEEN = [  # starts between the first and the last: with these settings, and this rank is killed at this step
+    ([FSDP], 0, 11),
+    (["hardware.devices=1", "hardware.micro_batch_size=1"], 0, 17),
+    ([FSDP, "hardware.micro_batch_size=1"], 1, 23),
+]
+
+
+@pytest.mark.parametrize("between", [BETWEEN[2:], pytest.param(BETWEEN, marks=pytest.mark.slow)], ids=len)
+def test_a_run_goes_on_with_other_devices(between, trained, tiny_gpt2, text, small, tmp_path, monkeypatch):
     def job(*more):
         more = (f"data.test={small}", "trainer.checkpoint_every_n_steps=3", *more)
         return compose(*settings(tiny_gpt2, text, tmp_path / "run", *more))
 
-    ended = cut_off(monkeypatch, job("hardware.devices=2", "hardware.micro_batch_size=2"), 0, 5, "INTERRUPTS")
+    two = ("hardware.devices=2", "hardware.micro_batch_size=2")
+    ended = cut_off(monkeypatch, job(*two), 0, 5, "INTERRUPTS")
     assert ended.code == 143
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == {"status": "interrupted"}
-    cut_off(monkeypatch, job("hardware.devices=2", FSDP), 0, 11, "KILLED")
-    cut_off(monkeypatch, job("hardware.micro_batch_size=1"), 0, 17, "KILLED")
-    cut_off(monkeypatch, job("hardware.devices=2", FSDP, "hardware.micro_batch_size=1"), 1, 23, "KILLED")
+    for more, rank, step in between:
+        cut_off(monkeypatch, job("hardware.devices=2", *more), rank, step, "KILLED")
     run_job(job())
     assert_same_figures(tmp_path / "run", trained())
 
