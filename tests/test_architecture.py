@@ -22,6 +22,7 @@ def modules(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
+            assert "lightning_lm" not in names, f"{path} opens every room at once"
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: a relative import"
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}

@@ -36,6 +36,15 @@ def test_every_block_says_what_it_is():
     for page, match in BLOCKS:
         assert match["language"] in ("bash", "python", "yaml"), f"{page.name}: {match['text'][:80]}"
         assert match["reason"] is None or match["reason"].startswith(REASONS), match["reason"]
+        if match["language"] == "python" and page.name not in ("python.md", "extending.md"):  # whose blocks are run
+            assert match["reason"], f"{page.name}: {match['text'][:80]}"
+
+
+def test_every_install_takes_the_versions_that_were_tested():
+    installs = [
+        line for page in PAGES for line in page.read_text(encoding="utf-8").splitlines() if "pip install" in line
+    ]
+    assert installs and all("-c constraints.txt" in line for line in installs)
 
 
 def test_no_command_hides_outside_the_blocks():

@@ -19,8 +19,10 @@ ABOVE = re.compile(r"In\s+`([\w./-]+)`, above `([^`]+)`:\n\n```\w+\n(.*?)```", r
 
 TRAIN = """
 import json, sys
-import torch
+from pathlib import Path
 import lightning_lm as lm
+from lightning_lm.cli import main
+from lightning_lm.report import recipe
 from lightning_lm.config.composition import list_axes
 from lightning_lm.runs.folder import read_json
 from lightning_lm.training.components import build
@@ -37,6 +39,8 @@ for name, overrides in RECIPES.items():
     environment, ledger = (read_json(run.folder / f"{file}.json") for file in ("environment", "ledger"))
     results[name] = {"summary": run.summary, "ledger": ledger, "options": environment["options"]}
     results[name]["changes"] = {n: values[:4] for n, values in changes.items()}
+results["generate"] = main(["generate", "runs/objective", "--prompt", "The river", "--max-new-tokens", "2"])
+results["recipe"] = str(recipe.write(Path("runs/two"), "two", "with two callbacks", Path("conf")))
 print(json.dumps(results))
 """
 COMMON = [
@@ -60,6 +64,7 @@ RECIPES = {
     "objective": [*MODEL, *TEXT, "objective=prefix"],
     "optimizer": [*MODEL, *TEXT, "optimizer=lion", "optimizer.lr=0.001", "optimizer.weight_decay=0"],
     "figure": [*MODEL, *TEXT],
+    "two": [*MODEL, *TEXT, "callbacks=[ema,stop_at]", "callbacks.ema.decay=0.5"],
     "callback": [*MODEL, *TEXT, "callbacks=stop_at", "callbacks.stop_at.loss=99"],
 }
 
@@ -134,6 +139,12 @@ def test_an_optimizer(results):
 def test_a_figure(results):
     summary = results["figure"]["summary"]
     assert summary["val/bits_per_word"] == pytest.approx(math.log2(summary["val/word_perplexity"]))
+
+
+def test_a_run_of_a_new_option_can_be_used(results, extended):
+    assert results["generate"] == 0, "the command that its summary names"
+    text = (extended / results["recipe"]).read_text(encoding="utf-8")
+    assert "- ema\n" in text and "- stop_at\n" in text and "decay: 0.5" in text
 
 
 def test_a_callback(results):

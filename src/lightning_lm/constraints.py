@@ -82,16 +82,23 @@ def default_of(row: Field) -> Any:
     return row.default if row.default_factory is MISSING else row.default_factory()
 
 
-def unsatisfied(settings: Any, above: str = "") -> Iterator[Problem]:
-    """The settings whose value doesn't satisfy the constraint of its field; a dictionary's values count as fields."""
+def walk(settings: Any, above: str = "") -> Iterator[tuple[str, Field, Any]]:
+    """Every field of nested settings: its dotted name, the field, its value; dictionaries of settings are entered."""
     for row in fields(settings):
-        value, constraint = getattr(settings, row.name), row.metadata.get("constraint")
-        if constraint is not None and value is not None and not constraint.holds(value):
-            yield Problem(above + row.name, value, "out of range", f"give {constraint.right}")
+        value = getattr(settings, row.name)
+        yield above + row.name, row, value
         inner = {f"{row.name}.{key}.": part for key, part in value.items()} if isinstance(value, dict) else {}
         for prefix, part in (inner or {f"{row.name}.": value}).items():
             if is_dataclass(part):
-                yield from unsatisfied(part, above + prefix)
+                yield from walk(part, above + prefix)
+
+
+def unsatisfied(settings: Any) -> Iterator[Problem]:
+    """The settings whose value doesn't satisfy the constraint of its field."""
+    for name, row, value in walk(settings):
+        constraint = row.metadata.get("constraint")
+        if constraint is not None and value is not None and not constraint.holds(value):
+            yield Problem(name, value, "out of range", f"give {constraint.right}")
 
 
 # ------------------------------------------------------------------------------------------- names of models and texts

@@ -50,7 +50,9 @@ COLUMNS = ["step", *TRAINING, *(f"{split}/{figure.name}" for split in SPLITS for
 
 
 def labels(perplexity: str) -> dict[str, str]:
-    """Name of each figure that people are shown → its label; ``perplexity`` is what the objective calls its own."""
-    return {
-        figure.name: perplexity if figure.name == "perplexity" else figure.label for figure in EVALUATED if figure.shown
-    }
+    """Name of each figure that people are shown → its label; ``perplexity`` is what the objective calls its own.
+
+    Those of which a lower value is better come first.
+    """
+    shown = sorted((figure for figure in EVALUATED if figure.shown), key=lambda figure: not figure.lower_is_better)
+    return {figure.name: perplexity if figure.name == "perplexity" else figure.label for figure in shown}

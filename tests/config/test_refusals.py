@@ -32,6 +32,7 @@ model=gpt3                         | model=gpt3: no such option               | 
 experiment=quickstrat              | experiment=quickstrat: no such option    | did you mean experiment=quickstart?
 data=null                          | data=null: no such option                | wikitext103, wikitext2
 model=3                            | model=3: no such option                  | there are bert
+callbacks=ema & +callbacks.foo=1   | callbacks.foo=1:                         | correct
 optimizer=lion                     | optimizer=lion: no such option           | docs/extending.md shows how
 hydra/launcher=nope                | hydra/launcher=nope: no such option      | basic
 foo                                | foo=: no value                           | write foo=VALUE

@@ -7,6 +7,7 @@ import yaml
 from conftest import compose
 from omegaconf import OmegaConf
 
+from lightning_lm.callbacks.schema import CALLBACKS, EmaConfig
 from lightning_lm.config.composition import as_settings
 from lightning_lm.config.schema import AXES, chosen, may_change
 from lightning_lm.constraints import setting
@@ -78,6 +79,33 @@ def test_a_default_that_changes_what_runs_do_says_what_was_before(tmp_path, monk
     monkeypatch.setitem(OPTIMIZERS, "adamw", Newer)
     assert refusals(folder, compose(*BASE)) == ["optimizer.damping"]
     assert refusals(folder, compose(*BASE, "optimizer.damping=0")) == []
+
+
+def test_settings_within_a_callback_and_a_table_have_room_too(tmp_path, monkeypatch):
+    @dataclass
+    class LaterEma(EmaConfig):
+        start: int = 0
+        verbose: bool = setting(False, may_change=True)
+
+    folder = write(tmp_path / "run", compose(*BASE, "callbacks=ema"))
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    for row in settings["optimizer"]["groups"]:
+        del row["decay"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    monkeypatch.setitem(CALLBACKS, "ema", LaterEma)
+    assert refusals(folder, compose(*BASE, "callbacks=ema", "callbacks.ema.verbose=true")) == ["optimizer.groups"]
+    assert refusals(folder, compose(*BASE, "callbacks=ema", "optimizer.groups=[{ndim: 1}, {}]")) == []
+    assert refusals(
+        folder, compose(*BASE, "callbacks=ema", "optimizer.groups=[{ndim: 1}, {}]", "callbacks.ema.start=2")
+    )
+    assert "callbacks.ema.verbose" in may_change()
+
+
+def test_an_option_that_is_gone_is_named(tmp_path):
+    folder = write(tmp_path / "run", compose(*BASE))
+    write_json(folder / "environment.json", {"options": {"data": "archive"}})
+    with pytest.raises(Refused, match="it used data=archive, which isn't there now"):
+        part_of(folder, "data")
 
 
 def test_two_options_with_the_same_settings_are_told_apart(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
@@ -71,8 +73,20 @@ def compose(*overrides: str, conf: Path = CONF) -> Config:
         HydraException, OmegaConfBaseException: an override can't be read, or asks for what isn't there.
     """
     register()
-    with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
+    with hydra_at(conf):
         return typed_job(hydra_compose("config", list(overrides), return_hydra_config=True))
+
+
+@contextmanager
+def hydra_at(conf: Path = CONF) -> Iterator[ConfigLoader]:
+    """Within, Hydra composes from this folder; what it was doing before, as in a job of its own, goes on afterwards."""
+    singleton = GlobalHydra.instance()
+    before, singleton.hydra = singleton.hydra, None
+    try:
+        with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
+            yield singleton.config_loader()
+    finally:
+        singleton.hydra = before
 
 
 def typed_job(cfg: DictConfig) -> Config:

@@ -1,7 +1,7 @@
 """From an exception to what the user reads: one line for each problem, on stderr, and exit code 2.
 
-A job that is refused raises ``Refused``. Any other exception of a job is a bug, shown with its traceback: ``in_job``
-marks it as such. Without the mark it comes from reading the settings, and the overrides are looked at one by one.
+A job that is refused raises ``Refused``. Any other exception of a job is a bug, shown with its traceback:
+``running_job`` sets its attribute ``in_job``. Without that it comes from reading the settings.
 """
 
 import re
@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -63,7 +62,6 @@ def lines(error: Exception, argv: Sequence[str] = ()) -> list[str]:
     if getattr(error, "in_job", False) or not from_composing(error):
         return []
     args = get_args_parser().parse_args(argv)
-    GlobalHydra.instance().clear()
     wrong = diagnose(args.overrides, args.multirun, Path(args.config_dir) if args.config_dir else None)
     return [on_one_line(str(problem)) for problem in wrong] or [on_one_line(in_files(error))]
 
@@ -83,7 +81,7 @@ def in_files(error: Exception) -> str:
     text = str(error).partition("Config search path")[0] + (f" {error.__cause__}" if error.__cause__ else "")
     text = re.sub(r"In '(.+?)': \w+ raised while composing config:", r"conf/\1.yaml:", text)
     text = re.sub(r"(Could not load '(\w+)/schema_(\w+)')", r"\1; add the row \3 to the table of \2 in schema.py", text)
-    return re.sub(r"\n\s+full_key: (\S+)\n\s+object_type=.*", r"; correct \1", text)
+    return re.sub(r"\n\s+full_key: (\S+)\n(\s+reference_type=.*\n)?\s+object_type=.*", r"; correct \1", text)
 
 
 def on_one_line(text: str) -> str:

@@ -5,8 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -14,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.nodes import BooleanNode, EnumNode, FloatNode, IntegerNode, StringNode
 
-from lightning_lm.config.composition import CONF, flat, options, schema_of, typed_job
+from lightning_lm.config.composition import flat, hydra_at, options, schema_of, typed_job
 from lightning_lm.config.schema import AXES
 from lightning_lm.config.validation import problems
 from lightning_lm.errors import Problem, Refused, nearest
@@ -38,8 +37,7 @@ def diagnose(texts: list[str], multirun: bool = False, folder: Path | None = Non
     wrong: list[Problem] = []
     choices: list[str] = [f"hydra.searchpath=[file://{folder.absolute()}]"] if folder else []
     settings: list[tuple[Override, Any]] = []
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
+    with hydra_at() as loader:
         for text in texts:
             try:
                 override = OverridesParser.create(loader).parse_overrides([text])[0]
@@ -171,7 +169,8 @@ def instead(cfg: DictConfig, key: str, value: object) -> tuple[str, str | None]:
 
 def mistyped(cfg: DictConfig, key: str, value: object, error: Exception) -> Problem:
     parent, _, leaf = key.rpartition(".")
-    node = OmegaConf.select(cfg, parent)._get_node(leaf) if parent else cfg._get_node(leaf)
+    table = OmegaConf.select(cfg, parent) if parent else cfg
+    node = table._get_node(leaf) if leaf in table else None
     if value is None:
         return Problem(key, "null", "must have a value", f"leave it out for the default, {node}")
     if isinstance(node, EnumNode):

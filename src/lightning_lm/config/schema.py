@@ -154,12 +154,13 @@ def chosen(config: Config) -> dict[str, Any]:
 
 
 def may_change() -> set[str]:
-    """The settings that don't decide the outcome, of all options: a run may go on with another value of these."""
+    """Of all options the settings that don't decide the outcome: a run may go on with another value of these."""
     kinds: dict[str, list[type]] = {"trainer": [TrainerConfig], "hardware": [HardwareConfig], "logger": [LoggerConfig]}
-    kinds |= {axis: list(table.values()) for axis, table in AXES.items()}
+    for axis, table in AXES.items():
+        kinds |= {f"callbacks.{n}": [k] for n, k in table.items()} if axis == "callbacks" else {axis: [*table.values()]}
     settings = {row.name for row in fields(Config) if row.metadata.get("may_change")}
     for axis, classes in kinds.items():
         rows = [row for kind in classes for row in fields(kind)]
         settings |= {f"{axis}.{row.name}" for row in rows if row.metadata.get("may_change")}
-        settings |= {axis} if all(row.metadata.get("may_change") for row in rows) else set()
+        settings |= {axis} if rows and all(row.metadata.get("may_change") for row in rows) else set()
     return settings

@@ -68,7 +68,8 @@ def open_model(name: str, objective: str | None, *, strict: bool, dataset: str |
         from lightning_lm.inference.loading import objective_of
 
         trained_for = objective_of(place)
-    if strict and None not in (trained_for, objective) and trained_for != objective:
+    kinds = {name: OBJECTIVES[name].facts.kind for name in (trained_for, objective) if name is not None}
+    if strict and len(set(kinds.values())) > 1:
         facts = OBJECTIVES[trained_for].facts
         wrong, remedy = (
             f"it is a {facts.kind} language model",
@@ -86,7 +87,9 @@ def open_model(name: str, objective: str | None, *, strict: bool, dataset: str |
     logging.set_verbosity_error()  # what matters of a load is logged by lightning_lm.models.loading
     logging.disable_progress_bar()
     tokenizer = load_tokenizer(place)
-    settings = run.objective if run else OBJECTIVES[objective or trained_for]()
+    settings = (
+        run.objective if run and objective in (None, run.objective.name) else OBJECTIVES[objective or trained_for]()
+    )
     built = settings.build(tokenizer)
     model = load_model(place, built, tokenizer)
     if torch.cuda.is_available():
@@ -118,13 +121,15 @@ def data_config(
     given = {name: value for name, value in hub.items() if value is not None}
     common: dict[str, Any] = {n: getattr(own, n) for n in ("separator", "cache_dir", "block_size")} if own else {}
     if separator is not None:
+        if separator not in list(Separator):
+            raise refuse("--separator", separator, "no such choice", nearest(separator, list(Separator)))
         common["separator"] = Separator(separator)
     if data is None and own is None:
         raise refuse("--data", "null", "nothing says which text to evaluate on", "give a path, a name, or a Hub id")
     if data is None:
         _no_others(given, "the run's own data", ())
         return replace(own, **common)
-    if (CONF / "data" / f"{data}.yaml").is_file():
+    if data in {path.stem for path in (CONF / "data").glob("*.yaml")}:
         option = replace(compose(f"data={data}").data, **common)
         if not list(option.problems()):  # others, such as text and hub, need more settings
             _no_others(given, data, ())

@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning_lm.config.composition import CONF
 from lightning_lm.errors import Refused, refuse
-from lightning_lm.figures import EVALUATED, SPLITS
+from lightning_lm.figures import SPLITS, labels
 from lightning_lm.objectives.schema import OBJECTIVES
 from lightning_lm.report.comparison import (
     cautions,
@@ -115,7 +115,7 @@ def content(runs: list[Run]) -> dict[str, Any]:
 
 
 def figures_of(runs: list[Run]) -> list[str]:
-    names = [f"{split}/{figure.name}" for split in SPLITS for figure in EVALUATED if figure.shown]
+    names = [f"{split}/{name}" for split in SPLITS for name in labels("perplexity")]
     return [name for name in names if any(name in run.summary for run in runs)]
 
 

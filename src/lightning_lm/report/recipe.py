@@ -4,11 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from lightning_lm.config.composition import CONF, as_settings, compose, options, register
+from lightning_lm.config.composition import CONF, as_settings, compose, hydra_at, options, register
 from lightning_lm.errors import refuse
 from lightning_lm.runs.folder import write_text
 from lightning_lm.runs.settings import config_of
@@ -16,6 +14,7 @@ from lightning_lm.runs.settings import config_of
 AXES = ("model", "data", "objective", "optimizer", "scheduler", "trainer", "hardware", "logger", "callbacks")
 NAMED = ("model", "data", "objective")  # always, as in the recipes that are shipped
 NEW = {"name", "run_dir"}  # a recipe's runs have their own
+SEVERAL = "several"
 Settings = dict[str, Any]
 
 
@@ -48,6 +47,9 @@ def as_yaml(settings: Settings, name: str, conf: Path) -> str:
     defaults, by_option = settings_by_option(conf)
     chosen: dict[str, str] = {}
     values: Settings = {"name": name} | ({"seed": settings["seed"]} if settings["seed"] else {})
+    if len(settings["callbacks"]) > 1:  # a run may have several options of this axis
+        several = {name: part for of_option in by_option["callbacks"].values() for name, part in of_option.items()}
+        by_option["callbacks"] = {SEVERAL: {name: several[name] for name in settings["callbacks"] if name in several}}
     for axis in AXES:
         differences = {
             option: changes
@@ -62,7 +64,8 @@ def as_yaml(settings: Settings, name: str, conf: Path) -> str:
             chosen[axis] = option
         if differences[option]:
             values[axis] = differences[option]
-    listed = [{f"override /{axis}": option} for axis, option in chosen.items()]
+    options_of = {axis: list(settings[axis]) if option == SEVERAL else option for axis, option in chosen.items()}
+    listed = [{f"override /{axis}": option} for axis, option in options_of.items()]
     return OmegaConf.to_yaml({"defaults": listed}) + "\n" + OmegaConf.to_yaml(values)
 
 
@@ -72,13 +75,12 @@ def settings_by_option(conf: Path) -> tuple[dict[str, str], dict[str, dict[str, 
     An axis knows nothing of the others, so an option of each is composed at a time.
     """
     register()
-    with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
+    with hydra_at(conf) as loader:
         defaults = OmegaConf.to_container(hydra_compose("config", return_hydra_config=True).hydra.runtime.choices)
-        loader = GlobalHydra.instance().config_loader()
         names = {axis: sorted(options(loader, axis), key=lambda option: option != defaults[axis]) for axis in AXES}
     by_option: dict[str, dict[str, Settings]] = {axis: {} for axis in AXES}
     for number in range(max(map(len, names.values()))):
-        choice = {axis: options[number] for axis, options in names.items() if number < len(options)}
+        choice = {axis: of_axis[number] for axis, of_axis in names.items() if number < len(of_axis)}
         composed = as_settings(compose(*(f"{axis}={option}" for axis, option in choice.items()), conf=conf))
         for axis, option in choice.items():
             by_option[axis][option] = composed[axis]

@@ -10,8 +10,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lightning_lm.config.composition import as_settings, flat
-from lightning_lm.config.schema import AXES, Config, chosen, may_change
-from lightning_lm.constraints import default_of
+from lightning_lm.config.schema import AXES, Config, chosen
+from lightning_lm.constraints import default_of, walk
 from lightning_lm.errors import Problem, Refused, refuse
 from lightning_lm.runs.folder import read_json
 
@@ -39,6 +39,8 @@ def part_of(run: Path, axis: str) -> Any:
     try:
         saved = read_settings(run)[axis]
         option = ((read_json(run / "environment.json") or {}).get("options") or {}).get(axis)
+        if option is not None and option not in AXES[axis]:
+            raise refuse("run", run, f"it used {axis}={option}, which isn't there now", "check out the run's commit")
         kind = AXES[axis][option] if option else _fitting_class(axis, saved)
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), saved))
     except UNREADABLE as error:
@@ -77,7 +79,7 @@ def config_of(run: Path) -> Config:
             OmegaConf.update(common, name, saved[name])
         config: Config = OmegaConf.to_object(common)
     except UNREADABLE as error:
-        wrong = f"its config.yaml is no run's ({str(error).splitlines()[0]})"
+        wrong = f"its config.yaml is no run's ({(str(error) or type(error).__name__).splitlines()[0]})"
         raise refuse("run", run, wrong, "name the folder of a run") from error
     for name, part in {**axes, "callbacks": callbacks}.items():
         setattr(config, name, part)
@@ -102,9 +104,9 @@ def same_settings(run: Path, config: Config) -> None:
     except UNREADABLE as error:
         raise refuse("run_dir", run, "its config.yaml can't be read", ANOTHER) from error
     now = flat(as_settings(config))
-    free = may_change()
-    names = sorted({*there, *now})
-    differing = [name for name in names if there.get(name) != now.get(name) and name not in free]
+    free = tuple(name for name, row, _ in walk(config) if row.metadata.get("may_change"))
+    names = [name for name in sorted({*there, *now}) if there.get(name) != now.get(name)]
+    differing = [name for name in names if name not in free and not name.startswith(tuple(f"{f}." for f in free))]
     differing = [name for name in differing if not any(other.startswith(f"{name}.") for other in differing)]
     problems = [Problem(n, now.get(n), f"{run} holds a run with {there.get(n)}", ANOTHER) for n in differing]
     if problems := problems or list(_other_options(run, config)):
@@ -118,9 +120,20 @@ def _completed(saved: dict[str, Any], config: Any) -> dict[str, Any]:
         part = getattr(config, row.name)
         if row.name not in saved:
             complete[row.name] = OmegaConf.to_container(OmegaConf.create({"": default_of(row)}), enum_to_str=True)[""]
-        elif is_dataclass(part) and isinstance(saved[row.name], dict):
-            complete[row.name] = _completed(saved[row.name], part)
+        else:
+            complete[row.name] = _completed_part(saved[row.name], part)
     return complete
+
+
+def _completed_part(saved: Any, part: Any) -> Any:
+    """The same for a value: settings, or a list or dictionary of them."""
+    if is_dataclass(part) and isinstance(saved, dict):
+        return _completed(saved, part)
+    if isinstance(part, dict) and isinstance(saved, dict):
+        return {key: _completed_part(value, part.get(key)) for key, value in saved.items()}
+    if isinstance(part, list) and isinstance(saved, list) and len(part) == len(saved):
+        return [_completed_part(*pair) for pair in zip(saved, part, strict=True)]
+    return saved
 
 
 def _other_options(run: Path, config: Config) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_lm.config.overrides import problems_of
-from lightning_lm.errors import Problem, Refused
+from lightning_lm.errors import Problem, Refused, refuse
 from lightning_lm.sweeps.jobs import Settings, alone_in, claim_folder, combinations
 from lightning_lm.sweeps.table import exit_code, job_table
 
@@ -46,6 +46,9 @@ class SearchSweeper(Sweeper):
             Refused: a job's settings can't work, or the folder holds another sweep; nothing was run.
             SystemExit: a job failed.
         """
+        if not isinstance(self.params, dict | DictConfig):
+            remedy = "write a table, such as {optimizer.lr: '1e-3,1e-2'}"
+            raise refuse("hydra.sweeper.params", self.params, "no table of settings", remedy)
         texts = [*(f"{setting}={values}" for setting, values in self.params.items()), *arguments]
         parsed = OverridesParser.create(self.loader).parse_overrides(texts)
         overrides = {override.get_key_element(): override for override in parsed}

@@ -1,0 +1,34 @@
+"""Composing works wherever it is asked for, also where Hydra is at work already."""
+
+import subprocess
+import sys
+
+from conftest import compose
+from hydra.core.global_hydra import GlobalHydra
+
+JOB = """
+import sys
+import hydra
+import lightning_lm as lm
+
+@hydra.main(version_base="1.3", config_path=None)
+def main(cfg):
+    config = lm.compose("experiment=quickstart", "optimizer.lr=0.5")
+    again = lm.compose("experiment=quickstart")
+    print(config.optimizer.lr, again.optimizer.lr, config.name, hydra.core.hydra_config.HydraConfig.get().job.name)
+
+sys.argv = ["mine.py", "hydra.run.dir=.", "hydra.output_subdir=null"]
+main()
+"""
+
+
+def test_compose_works_within_a_job_of_hydras(tmp_path):
+    done = subprocess.run([sys.executable, "-c", JOB], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[:3] == ["0.5", "0.02", "quickstart"]
+
+
+def test_composing_leaves_hydra_as_it_was():
+    before = GlobalHydra.instance().hydra
+    assert compose("experiment=quickstart").name == "quickstart"
+    assert GlobalHydra.instance().hydra is before
