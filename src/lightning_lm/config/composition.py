@@ -22,11 +22,16 @@ from lightning_lm.errors import Problem, Refused, nearest, refuse
 from lightning_lm.models.schema import ModelConfig
 
 CONF = Path(__file__).parents[3] / "conf"
+_registered: list[tuple[str, str, type]] = []
 SCHEMA = "schema_"  # what the names of the axes' schemas begin with, in the ``defaults`` lists of ``conf/``
 
 
 def register() -> None:
-    """Put the schemas where the ``defaults`` lists of ``conf/`` find them."""
+    """Put the schemas where the ``defaults`` lists of ``conf/`` find them; once, unless a table has changed."""
+    rows = [(axis, option, kind) for axis, table in AXES.items() for option, kind in table.items()]
+    if rows == _registered:
+        return
+    _registered[:] = rows
     # Hydra copies the store for each group that --help lists; it copies what it takes from the store anyway
     ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
     store = ConfigStore.instance()
@@ -35,9 +40,8 @@ def register() -> None:
     root = OmegaConf.structured(Config(MISSING, MISSING, model=ModelConfig(), **open_axes))
     OmegaConf.set_struct(root.model.config, False)  # any field of the model's config class, without Hydra's `+`
     store.store(name="schema", node=root)
-    for axis, table in AXES.items():
-        for option in table:
-            store.store(group=axis, name=SCHEMA + option, node=schema_of(axis, option))
+    for axis, option, _ in rows:
+        store.store(group=axis, name=SCHEMA + option, node=schema_of(axis, option))
     OmegaConf.register_new_resolver("axes", list_axes, replace=True)
 
 
