@@ -124,6 +124,8 @@ def _rank(job: Config, run_test: bool, errors: SimpleQueue, place: tuple[str, di
     folder, environ, sys.argv, parent = place
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     os.chdir(folder)
+    for name in [name for name in os.environ if name.startswith("WANDB_") and name not in environ]:
+        del os.environ[name]  # the fork server may be older than a W&B service that has ended since
     os.environ.update(environ)
     rank = int(os.environ["RANK"])
     try:

@@ -18,6 +18,7 @@ from lightning_lm.report.wandb_summary import log_sweep
 from lightning_lm.training.trainer import build_loggers
 
 
+@pytest.mark.usefixtures("fresh_wandb")
 def test_the_jobs_of_a_sweep_are_runs_of_one_group(tiny_gpt2, text, tmp_path, train_py):
     more = [
         "optimizer.lr=1e-2,1e20",
