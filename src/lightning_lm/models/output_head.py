@@ -132,7 +132,7 @@ def find_head(model: nn.Module, compiled: bool = False) -> OutputHead:
     What can't is computed by the model's own code, and the log says so. Layers that are compiled, or computed again in
     the backward pass, are left whole.
     """
-    whole = compiled or getattr(model, "is_gradient_checkpointing", False)
+    whole = compiled or any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
     places = [] if whole else [part for layer in layers(model)[-1:] for part in layer.children()]
     training, eager = model.training, torch.compiler.set_stance("force_eager")
     silent = [p for p in model.parameters() if not p.any()]  # such as biases: what adds them would be overlooked
