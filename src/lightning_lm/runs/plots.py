@@ -39,7 +39,7 @@ def write(run: Path, perplexity_label: str) -> None:
 
 
 def _draw(path: Path, series: dict[str, Series], lines: dict[str, str], label: str, logarithmic: bool = False) -> None:
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 4), gridspec_kw={"left": 0.14, "right": 0.92, "top": 0.96})
     for name, column in lines.items():
         if column not in series:
             continue
