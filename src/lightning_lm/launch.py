@@ -17,9 +17,9 @@ from typing import Any
 from lightning_lm.config.schema import Config, Strategy
 from lightning_lm.config.validation import check
 from lightning_lm.errors import Died, Problem, Refused, refuse
-from lightning_lm.logs import logging_to
+from lightning_lm.logs import logging_to, rank
 from lightning_lm.run import train
-from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.folder import alone_in, is_finished
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +36,15 @@ def start(job: Config, named: bool, run_test: bool = True) -> float:
     """
     several = job.hardware.devices * job.hardware.nodes > 1 or job.hardware.strategy is Strategy.fsdp
     processes = launched(os.environ)
-    if processes is None:
-        return run_job(job, run_test) if several else train(job, run_test=run_test)
+    check(job)  # before there is a folder
     try:
-        check_launched(job, processes, named)
-        return train(job, run_test=run_test)
+        if processes is not None:
+            check_launched(job, processes, named)
+        if rank() or (named and is_finished(Path(job.run_dir))):  # the first rank holds the folder of a run at work
+            return train(job, run_test=run_test)
+        with alone_in(Path(job.run_dir), "run_dir", new=not named) as folder:
+            job.run_dir = str(folder)
+            return run_job(job, run_test) if several and processes is None else train(job, run_test=run_test)
     except Refused:
         if int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0):
             raise SystemExit(2) from None
@@ -87,7 +91,7 @@ def run_job(job: Config, run_test: bool = True) -> float:
         remedy = "start train.py on each of them with torchrun or srun"
         raise refuse("hardware.nodes", job.hardware.nodes, "a command by itself reaches only its own machine", remedy)
     run = Path(job.run_dir)
-    if (read_json(run / "summary.json") or {}).get("status") == "finished":
+    if is_finished(run):
         return train(job, run_test=run_test)  # only tells the figures
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)

@@ -10,15 +10,6 @@ from lightning_lm.sweeps import jobs as sweep
 from lightning_lm.sweeps.gpus import claimed
 
 
-def test_one_sweep_at_a_time_works_in_a_folder(tmp_path):
-    with sweep.alone_in(tmp_path / "s"):
-        with pytest.raises(Refused, match="another process sweeps in it now"), sweep.alone_in(tmp_path / "s"):
-            pass
-        (tmp_path / "s" / "sweep.json").write_text("{}")
-    with sweep.alone_in(tmp_path / "s"):
-        assert (tmp_path / "s" / "sweep.json").exists()
-
-
 def test_a_folder_takes_the_same_sweep_only(tmp_path):
     jobs = [{"seed": "0"}, {"seed": "1"}]
     sweep.claim_folder(tmp_path / "s", {"optimizer.lr": "1", "logger": "none"}, jobs)

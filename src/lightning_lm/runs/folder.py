@@ -1,16 +1,83 @@
-"""The files of a run folder: written whole or not at all, and read again."""
+"""A run's folder, which one process at a time works in, and its files: written whole or not at all, and read again."""
 
+import errno
+import itertools
 import json
+import logging
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from lightning_lm.errors import refuse
+
+log = logging.getLogger(__name__)
+
 PACKAGES = ("torch", "lightning", "transformers", "datasets", "tokenizers", "torchmetrics", "hydra-core", "wandb")
 SWEEPS = Path("outputs/sweeps")
+LOCK = ".lock"  # of a folder, while a process works in it
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what a file system says that has none
+
+
+@contextmanager
+def alone_in(folder: Path, setting: str, *, new: bool = False) -> Iterator[Path]:
+    """Hold a folder, which is made where there is none, as long as the block runs; yields it.
+
+    With ``new``, it is one that was empty: a number is put behind the name of one that isn't. What this has made and
+    nothing was written into goes again. Raises Refused where another process holds the folder.
+
+    Args:
+        folder: of a run or a sweep.
+        setting: the one that names it.
+        new: nobody has named it, so that any name serves.
+    """
+    for number in itertools.count(1):
+        place = folder.with_name(f"{folder.name}_{number}") if number > 1 else folder
+        made = [path for path in (place, *place.parents) if not path.exists()]
+        place.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(place / LOCK, blocking=False)
+        try:
+            with _held(lock, setting):
+                if new and any(path.name != LOCK for path in place.iterdir()):
+                    continue
+                try:
+                    yield place
+                    return
+                finally:
+                    _remove_unused(place, made)
+        except Timeout:
+            if not new:
+                remedy = "wait until it has ended, or choose another"
+                raise refuse(setting, place, "another process is at work in it", remedy) from None
+
+
+@contextmanager
+def _held(lock: FileLock, setting: str) -> Iterator[None]:
+    try:
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, Timeout) or (isinstance(error, OSError) and error.errno not in NO_LOCKS):
+            raise
+        log.warning("%s: its file system has no locks; see to it that no other process works in it", setting)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _remove_unused(folder: Path, made: list[Path]) -> None:
+    """Remove the lock where nothing else has come into the folder, and what of it and those above it was made."""
+    if [path.name for path in folder.iterdir()] == [LOCK]:
+        (folder / LOCK).unlink()
+        for path in itertools.takewhile(lambda path: not any(path.iterdir()), made):
+            path.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -65,6 +132,10 @@ def _git(*arguments: str, codes: tuple[int, ...] = (0,)) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() if done.returncode in codes else None
+
+
+def is_finished(run: Path) -> bool:
+    return (read_json(run / "summary.json") or {}).get("status") == "finished"
 
 
 def job_status(folder: Path) -> str:

@@ -13,7 +13,7 @@ from lightning_lm.config.composition import as_settings, flat
 from lightning_lm.config.schema import AXES, Config, chosen
 from lightning_lm.constraints import default_of, walk
 from lightning_lm.errors import Problem, Refused, refuse
-from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.folder import LOCK, read_json
 
 UNREADABLE = (YAMLError, OmegaConfBaseException, OSError, ValueError, KeyError, TypeError, AttributeError)
 ANOTHER = "choose another run_dir"
@@ -96,7 +96,7 @@ def same_settings(run: Path, config: Config) -> None:
         Refused: for each setting that differs; or the path isn't a folder for runs.
     """
     if not (run / "config.yaml").exists():
-        if run.exists() and any(child.name not in ("train.log", "trial.json") for child in run.iterdir()):
+        if run.exists() and any(child.name not in ("train.log", "trial.json", LOCK) for child in run.iterdir()):
             raise refuse("run_dir", run, "the folder isn't empty and holds no run", "choose a new one")
         return
     try:

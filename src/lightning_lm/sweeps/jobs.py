@@ -3,22 +3,18 @@
 import itertools
 import multiprocessing
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from hydra.core.override_parser.types import Override
 
 from lightning_lm.config.schema import Config, may_change
 from lightning_lm.errors import refuse
 from lightning_lm.launch import launched, run_job
-from lightning_lm.runs.folder import read_json, sweep_name, write_json
+from lightning_lm.runs.folder import LOCK, alone_in, read_json, sweep_name, write_json
 from lightning_lm.sweeps.gpus import gpus_for
 
 Settings = dict[str, str]  # what a job has to itself: setting → value, as in an override
 DONE = ("finished", "diverged", "pruned")  # a sweep that is gone on with doesn't repeat these
-LOCK = ".lock"  # of a sweep's folder, while it is at work
 SAME = "give the settings in its sweep.json (a list of values may have grown so that jobs are added at the end)"
 
 
@@ -32,27 +28,12 @@ def combinations(swept: dict[str, Override]) -> list[Settings]:
     return [dict(zip(swept, chosen, strict=True)) for chosen in values]
 
 
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Refuses where another process sweeps in this folder now, or where torchrun or srun has started several."""
+def refuse_launched() -> None:
+    """Refuses where torchrun or srun has started several processes."""
     if launched(os.environ) is not None:
         wrong = "each process that torchrun or srun has started would sweep"
-        raise refuse(
-            "hydra.mode", "MULTIRUN", wrong, "start a sweep by python train.py; hardware.devices makes processes"
-        )
-    created = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK, blocking=False)
-    try:
-        with lock:
-            yield
-    except Timeout:
-        raise refuse("hydra.sweep.dir", folder, "another process sweeps in it now", "wait, or choose another") from None
-    finally:
-        if created and {path.name for path in folder.iterdir()} <= {LOCK}:  # refused before it began
-            (folder / LOCK).unlink(missing_ok=True)
-            for path in itertools.takewhile(lambda path: not any(path.iterdir()), created):
-                path.rmdir()
+        remedy = "start a sweep by python train.py; hardware.devices makes processes"
+        raise refuse("hydra.mode", "MULTIRUN", wrong, remedy)
 
 
 def claim_folder(folder: Path, fixed: Settings, search: list[Settings]) -> None:
@@ -84,5 +65,5 @@ def run_sweep_job(job: Config) -> float:
     if (summary := read_json(folder / "summary.json")) and summary["status"] in DONE:
         return summary.get("val/loss")
     multiprocessing.set_start_method("forkserver", force=True)  # joblib's workers have one that their children lack
-    with gpus_for(job):
+    with gpus_for(job), alone_in(folder, "run_dir"):
         return run_job(job, run_test=False)  # a sweep must not choose by the test

@@ -14,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_lm.config.overrides import problems_of
 from lightning_lm.errors import Problem, Refused, refuse
-from lightning_lm.sweeps.jobs import Settings, alone_in, claim_folder, combinations
+from lightning_lm.runs.folder import alone_in
+from lightning_lm.sweeps.jobs import Settings, claim_folder, combinations, refuse_launched
 from lightning_lm.sweeps.table import exit_code, job_table
 
 SAMPLERS = ("tpe", "random")
@@ -56,7 +57,8 @@ class SearchSweeper(Sweeper):
         self.fixed = {key: o.get_value_element_as_str() for key, o in overrides.items() if key not in swept}
         self.folder, self.jobs = Path(self.config.hydra.sweep.dir), []
         self.check_search(overrides)
-        with alone_in(self.folder):
+        refuse_launched()
+        with alone_in(self.folder, "hydra.sweep.dir"):
             try:
                 self.grid(swept) if self.trials is None else self.study(swept)
             finally:
