@@ -15,7 +15,7 @@ from lightning_lm.run import train
 from lightning_lm.training import components as build
 from lightning_lm.training import telemetry
 from lightning_lm.training import throughput as speed
-from lightning_lm.training.checkpoints import AtomicCheckpointIO
+from lightning_lm.training.checkpoints import WholeCheckpointIO
 from lightning_lm.training.module import LanguageModel
 
 FILES = (
@@ -201,7 +201,7 @@ def test_speed_is_that_of_the_steps_alone(tiny_gpt2, text, tmp_path, monkeypatch
     takes(LanguageModel, "training_step", 2)
     takes(Batches, "__getitem__", 0.5)
     takes(LanguageModel, "validation_step", 100)
-    takes(AtomicCheckpointIO, "save_checkpoint", 1000)
+    takes(WholeCheckpointIO, "save_checkpoint", 1000)
     summary, rows, _ = run(tiny_gpt2, text, tmp_path / "r")
     rows = [row for row in rows if row["tokens_per_second"]]
     seconds = [8 * 32 / float(row["tokens_per_second"]) for row in rows]

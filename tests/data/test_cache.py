@@ -25,3 +25,23 @@ def test_cache_that_can_not_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(Refused, match=f"data.cache_dir={tmp_path}/file/a: can't be written"):
         build_once(tmp_path / "file" / "a" / "b", os.listdir)
+
+
+@pytest.mark.parametrize("damage", ["a", "abd", "abc\0", None], ids=["cut off", "changed", "longer", "missing"])
+def test_a_damaged_entry_is_made_again(damage, tmp_path, caplog):
+    def build(folder: Path) -> None:
+        (folder / "file").write_text("abc")
+
+    entry = tmp_path / "entry"
+    assert build_once(entry, build) and not build_once(entry, build)
+    (entry / "file").unlink()
+    if damage is not None:
+        (entry / "file").write_text(damage)
+    assert build_once(entry, build)
+    assert f"{entry}: file is {'missing' if damage is None else 'damaged'}" in caplog.text
+    assert (entry / "file").read_text() == "abc" and not build_once(entry, build)
+
+
+def test_an_entry_from_before_there_were_checksums_serves(tmp_path):
+    (tmp_path / "entry").mkdir()
+    assert not build_once(tmp_path / "entry", os.listdir)

@@ -1,8 +1,10 @@
 """A run that was cut off ends as if it had not been."""
 
 import csv
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +16,11 @@ import torch
 from conftest import ROOT, compose
 from tiny import write_gpt2
 
+import lightning_lm as lm
 from lightning_lm.errors import Refused
+from lightning_lm.hub.push import push
 from lightning_lm.run import train
+from lightning_lm.training.module import LanguageModel
 from lightning_lm.training.samples import PromptSamples
 from lightning_lm.training.telemetry import Telemetry
 
@@ -210,3 +215,103 @@ def test_ten_kills(dropping, text, tmp_path):
     assert start(run).wait() == 0
     assert start(tmp_path / "reference").wait() == 0
     assert_same(run, tmp_path / "reference")
+
+
+def flip(path):
+    """One bit in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "flipped": flip,
+    "cut off": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path: os.truncate(path, 0),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_not_gone_on_from(damage, dropping, text, tmp_path, monkeypatch, reference, capsys):
+    job = compose(*settings(dropping, text, tmp_path / "run"))
+    cut_off(monkeypatch, BATCH_END, 20, job)
+    scratch = tmp_path / "run" / "checkpoints" / ".best.ckpt.123.tmp"
+    scratch.write_text("half")
+    damage(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    train(job)
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "goes on from previous.ckpt" in line]
+    assert "last.ckpt: it" in told and ("damaged" in told or "cut off" in told)
+    assert_same(tmp_path / "run", reference())
+    assert not scratch.exists(), "what a dead process has left goes at the next start"
+
+
+def test_where_no_checkpoint_is_whole_nothing_is_touched(dropping, text, tmp_path, monkeypatch):
+    job = compose(*settings(dropping, text, tmp_path / "run"))
+    cut_off(monkeypatch, BATCH_END, 20, job)
+    for name in ("last", "previous"):
+        flip(tmp_path / "run" / "checkpoints" / f"{name}.ckpt")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(Refused, match=r"run_dir=.*no checkpoint is whole \(last.ckpt: .*; previous.ckpt: .*\)"):
+        train(job)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_damaged_best_checkpoint_is_never_exported(dropping, text, tmp_path, monkeypatch):
+    """At a start it is told before anything is spent; one that is damaged later ends the run without an export."""
+    job = compose(*settings(dropping, text, tmp_path / "run"))
+    cut_off(monkeypatch, BATCH_END, 20, job)
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    flip(best)
+    with pytest.raises(Refused, match=r"run_dir=.*best.ckpt: .*damaged.*; delete that file"):
+        train(job)
+    best.unlink()
+    train(job)
+    assert torch.load(best, weights_only=True)["global_step"] in (26, 32), "the best of those after step 20"
+
+
+def test_weights_without_a_loss_are_not_exported(dropping, text, tmp_path, monkeypatch):
+    job = compose(*settings(dropping, text, tmp_path / "run"))
+    original = LanguageModel.on_test_epoch_end
+
+    def scored(self):
+        original(self)
+        self.figures["test/loss"] = float("nan")
+
+    monkeypatch.setattr(LanguageModel, "on_test_epoch_end", scored)
+    with pytest.raises(Refused, match="test/loss=nan"):
+        train(job)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == {"status": "diverged"}
+    assert not (tmp_path / "run" / "export").exists()
+
+
+def test_a_damaged_export_is_not_used(reference, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(reference(), run)
+    assert lm.load_run(run).model
+    flip(run / "export" / "model.safetensors")
+    for use in (lambda: lm.load_run(run).model, lambda: push(run, "me/model", dry_run=True)):
+        with pytest.raises(Refused, match="run=.*: its export: model.safetensors is damaged"):
+            use()
+
+
+WORSENING = ["optimizer.lr=1e-2", "scheduler=constant", "trainer.val_every_n_steps=4"]
+
+
+@pytest.mark.parametrize("way", ["moved", "linked"])
+def test_a_folder_that_was_moved_goes_on_with_its_best_checkpoint(way, dropping, text, tmp_path, monkeypatch):
+    """On a text that soon teaches nothing more, so that an early validation is the best."""
+    narrow = tmp_path / "narrow.txt"
+    narrow.write_text("the river was old\n" * 4000, encoding="utf-8")
+    more = [*WORSENING, f"data.train={narrow}"]
+    whole, cut = ([*settings(dropping, text, tmp_path / name), *more] for name in ("whole", "cut"))
+    train(compose(*whole))
+    cut_off(monkeypatch, BATCH_END, 22, compose(*cut))
+    if way == "moved":
+        (tmp_path / "cut").rename(tmp_path / "elsewhere")
+    else:
+        (tmp_path / "elsewhere").symlink_to(tmp_path / "cut")
+    train(compose(*cut, f"run_dir={tmp_path / 'elsewhere'}"))
+    ours, theirs = (json.loads((tmp_path / n / "summary.json").read_text()) for n in ("elsewhere", "whole"))
+    assert ours["best_step"] == theirs["best_step"] < 22
+    assert ours["val/loss"] == theirs["val/loss"]
+    assert_same(tmp_path / "elsewhere", tmp_path / "whole")

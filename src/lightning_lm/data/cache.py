@@ -1,39 +1,56 @@
 """Folders that are built once, whoever asks first."""
 
-import os
-import shutil
+import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
 
 from lightning_lm.errors import refuse
+from lightning_lm.files import checksums, damage, remove, replacing
 
+log = logging.getLogger(__name__)
 DEFAULT_CACHE = "~/.cache/lightning-lm"
+CHECKSUMS = "checksums.json"
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> bool:
-    """Make ``folder`` by ``build(temporary)`` and a rename, unless it is there; returns whether it had to be built.
+    """Make ``folder`` by ``build(scratch)`` and a rename, unless it is there whole; returns whether that was needed.
 
-    Of several processes one builds and the others wait. A process that dies leaves only a temporary folder, which the
-    next builder removes, and its lock is released by the system. Raises Refused where the disk can't be written.
+    Its files are read for their checksums, about a second per gigabyte. Of several processes one builds and the others
+    wait. A process that dies leaves only a scratch folder, which the next builder removes, and its lock is released by
+    the system. Raises Refused where the disk can't be written.
     """
-    if folder.exists():
+    if _is_whole(folder):
         return False
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            if folder.exists():
+            if _is_whole(folder):
                 return False
-            temporary = folder.with_name(f"{folder.name}.tmp")
-            shutil.rmtree(temporary, ignore_errors=True)
-            try:
-                temporary.mkdir()
-                build(temporary)
-                os.replace(temporary, folder)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+            for scratch in folder.parent.glob(f".{folder.name}.*.tmp"):
+                remove(scratch)
+            with replacing(folder) as scratch:
+                scratch.mkdir()
+                build(scratch)
+                (scratch / CHECKSUMS).write_text(json.dumps(checksums(scratch)))
     except OSError as error:
         wrong = f"can't be written ({error.strerror or error})"
         raise refuse("data.cache_dir", folder.parent, wrong, "make room, or choose another folder") from error
     return True
+
+
+def _is_whole(folder: Path) -> bool:
+    if not folder.exists():
+        return False
+    try:
+        expected = json.loads((folder / CHECKSUMS).read_text())
+        wrong = damage(folder, expected)
+    except FileNotFoundError:
+        return True  # from before there were checksums
+    except (ValueError, AttributeError, OSError) as error:
+        wrong = f"{CHECKSUMS}: {error}"
+    if wrong:
+        log.warning("%s: %s; it is made again", folder, wrong)
+    return not wrong

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from lightning_lm.errors import Problem, Refused, nearest, refuse
+from lightning_lm.files import replacing
 
 csv.field_size_limit(sys.maxsize)  # a field may hold a whole document; the module's own limit is 128 KiB
 UNREADABLE = (ValueError, csv.Error, OSError, EOFError, zlib.error)  # Arrow's and JSON's errors are ValueErrors
@@ -44,37 +45,46 @@ def expand(split: str, patterns: Iterable[str], problems: list[Problem]) -> list
     return paths
 
 
-def fingerprints(files: dict[str, list[Path]], column: str, cache_dir: Path) -> dict[str, list[str]]:
-    """Per split its files' content hashes, remembered by path, size and time of change.
+def fingerprints(
+    files: dict[str, list[Path]], column: str, cache_dir: Path, *, verify: bool = False
+) -> dict[str, list[str]]:
+    """Per split its files' content hashes, remembered by path, size and time of change; with ``verify`` taken anew.
 
     Raises Refused with all files that are empty, not UTF-8, or whose first record has no text in ``column``.
     """
     memory = cache_dir / "files.json"
     try:
-        known = json.loads(memory.read_text())
+        remembered = json.loads(memory.read_text())
     except (OSError, ValueError):
-        known = {}
+        remembered = {}
+    known = {} if verify else remembered
     problems: list[Problem] = []
     fresh: dict[str, str] = {}
     hashes: dict[str, list[str]] = {}
     for split, paths in files.items():
         hashes[split] = []
         for path in paths:
-            stat = path.stat()
-            entry = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{_reader(path)[0]}|{column}"
+            size, changed = state(path)
+            entry = f"{path.resolve()}|{size}|{changed}|{_reader(path)[0]}|{column}"
             try:
-                digest = known.get(entry) or fresh.get(entry) or _examine(split, path, column)
+                digest = known.get(entry) or fresh.get(entry) or examine(split, path, column)
             except Refused as refused:
                 problems += refused.problems
                 continue
             hashes[split].append(digest)
-            if entry not in known and time.time_ns() - stat.st_mtime_ns > SETTLED:
+            if entry not in known and time.time_ns() - changed > SETTLED:
                 fresh[entry] = digest
     if problems:
         raise Refused(*problems)
     if fresh:
-        _remember(memory, known | fresh)
+        _remember(memory, remembered | fresh)
     return hashes
+
+
+def state(path: Path) -> tuple[int, int]:
+    """A file's size in bytes and its time of change in nanoseconds."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def records(split: str, path: Path, column: str) -> Iterator[str]:
@@ -109,8 +119,8 @@ def batched(rows: Iterable[str], most: int = 4000, characters: int = 2**14) -> I
         yield batch
 
 
-def _examine(split: str, path: Path, column: str) -> str:
-    """Read a file once for its hash and for what can be wrong with it."""
+def examine(split: str, path: Path, column: str) -> str:
+    """Read a file once for its hash and for what can be wrong with it, for which it raises Refused."""
     hashed_name, read = _reader(path)
     digest, decoder, done = hashlib.sha256(hashed_name.encode()), codecs.getincrementaldecoder("utf-8")(), 0
     try:
@@ -134,11 +144,10 @@ def _examine(split: str, path: Path, column: str) -> str:
 
 
 def _remember(memory: Path, entries: dict[str, str]) -> None:
-    temporary = memory.with_name(f"{memory.name}.{os.getpid()}")
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(entries))
-        os.replace(temporary, memory)
+        with replacing(memory) as scratch:
+            scratch.write_text(json.dumps(entries))
     except OSError as error:
         wrong = f"can't be written ({error.strerror})"
         raise refuse("data.cache_dir", memory.parent, wrong, "make room, or choose another folder") from error

@@ -88,6 +88,7 @@ class TextDataConfig(DataConfig):
     validation: Any = None
     test: Any = None
     text_column: str = "text"  # of json lines, csv and parquet
+    verify: bool = setting(False, may_change=True)  # read every byte at each start, not only size and time of change
     validation_percent: float | None = setting(None, PERCENT)  # of the training rows, cut from their end
     test_percent: float | None = setting(None, PERCENT)
     tag = "text"
@@ -122,6 +123,7 @@ class TextDataConfig(DataConfig):
             validation_percent=self.validation_percent,
             test_percent=self.test_percent,
             cache_dir=self.cache,
+            verify=self.verify,
         )
 
 

@@ -76,6 +76,7 @@ def tokenize(
         bar = tqdm(desc=f"tokenizing {split}", unit="B", unit_scale=True, leave=False)
         with bar, imports_uncollected():
             rows = _write_tokens(temporary, batches, dtype, added, end, bar.update)
+        corpus.check_unchanged(split)
         if not rows["tokens"].any():
             raise refuse(f"data.{split}", corpus.source, "there is no text in this split", "give it some")
         _store(temporary, rows, dtype, word_starts)

@@ -41,6 +41,7 @@ def train_tokenizer(corpus: Corpus, kind: str, vocab_size: int, cache_dir: Path)
             trained = GPT2Tokenizer().train_new_from_iterator(corpus.rows("train"), vocab_size)
         else:
             trained = _wordpiece(corpus, vocab_size)
+        corpus.check_unchanged("train")
         trained.save_pretrained(temporary)
 
     if not build_once(folder, build):

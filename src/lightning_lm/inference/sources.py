@@ -13,6 +13,7 @@ from lightning_lm.data.schema import SPLITS, DataConfig, HubDataConfig, Separato
 from lightning_lm.errors import Problem, Refused, nearest, refuse
 from lightning_lm.hub.access import go_offline_if_unreachable
 from lightning_lm.objectives.schema import OBJECTIVES
+from lightning_lm.runs.folder import export_damage
 from lightning_lm.runs.settings import part_of
 
 
@@ -37,6 +38,8 @@ def locate(name: str) -> tuple[str, Config | None]:
     if (path / "config.yaml").is_file():
         if not (path / "export" / "config.json").is_file():
             raise refuse("run", name, "it has no export", "finish the run: the command that began it continues it")
+        if wrong := export_damage(path):
+            raise refuse("run", name, f"its export: {wrong}", "finish the run again, or take the files from a copy")
         return str(path / "export"), Config(data=part_of(path, "data"), objective=part_of(path, "objective"))
     if path.exists():
         wrong = "neither a run's folder (it has no config.yaml) nor a model's (no config.json)"

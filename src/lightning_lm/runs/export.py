@@ -1,8 +1,6 @@
 """The trained model as transformers would save it, with what it takes to check it later."""
 
 import json
-import os
-import shutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -10,21 +8,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from lightning_lm.files import checksums, replacing
+
 
 def export(run: Path, model: nn.Module, tokenizer: Any, objective: str, batch: dict[str, torch.Tensor]) -> None:
     """Write ``export/`` (model and tokenizer) whole or not at all, and ``export_check.json`` of a batch beside it."""
-    scratch, target = run / ".export", run / "export"
-    shutil.rmtree(scratch, ignore_errors=True)
-    model.save_pretrained(scratch)
-    tokenizer.save_pretrained(scratch)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(scratch, target)
+    with replacing(run / "export") as scratch:
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
     with torch.compiler.set_stance("force_eager"):
         write_check(run, model, objective, batch["input_ids"].tolist(), batch["labels"].tolist())
 
 
 def write_check(run: Path, model: Any, objective: str, input_ids: list[list[int]], labels: list[list[int]]) -> float:
-    """Write ``run/export_check.json``: a batch, and the mean negative log-likelihood that the model gives it.
+    """Write ``run/export_check.json``: a batch, the mean negative log-likelihood it has under the model, and checksums.
 
     Args:
         run: the run folder.
@@ -47,7 +44,9 @@ def write_check(run: Path, model: Any, objective: str, input_ids: list[list[int]
         torch.set_float32_matmul_precision(precision)
         model.train(training)
     check = {"objective": objective, "input_ids": input_ids, "labels": labels, "nll": nll}
-    (run / "export_check.json").write_text(json.dumps(check), encoding="utf-8")
+    check["crc32"] = checksums(run / "export")
+    with replacing(run / "export_check.json") as scratch:
+        scratch.write_text(json.dumps(check), encoding="utf-8")
     return nll
 
 

@@ -1,9 +1,10 @@
 """Tables of a run that grow step by step: ``metrics.csv`` and ``samples.csv``."""
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
+
+from lightning_lm.files import replacing
 
 
 class StepTable:
@@ -30,9 +31,7 @@ class StepTable:
         """Drop the rows after ``step``, those of a test, and one that a kill left unfinished."""
         whole = [row for row in self.rows() if None not in row.values() and row["step"].isdigit()]
         earlier = [row for row in whole if int(row["step"]) <= step and not row.get("test/loss")]
-        scratch = self.path.with_suffix(".tmp")
-        with scratch.open("w", newline="", encoding="utf-8") as file:
+        with replacing(self.path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(earlier)
-        os.replace(scratch, self.path)

@@ -61,9 +61,8 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder, self.space, self.reduction_factor = folder, drawn_from, reduction_factor
         self.sampler, self.seed = SAMPLERS[sampler], seed
-        self.url = f"sqlite:///{folder.absolute()}/study.db"
         self.study = optuna.create_study(
-            storage=storage(self.url), study_name=STUDY_NAME, direction="minimize", load_if_exists=True
+            storage=storage(folder), study_name=STUDY_NAME, direction="minimize", load_if_exists=True
         )
 
     def jobs(self) -> list[Settings]:
@@ -82,8 +81,8 @@ class Study:
             self.study.ask(self.space)
         for number in batch:
             (self.folder / str(number)).mkdir(exist_ok=True)
-            row = {"storage": self.url, "study": STUDY_NAME, "number": number}
-            write_json(self.folder / str(number) / "trial.json", row | {"reduction_factor": self.reduction_factor})
+            row = {"number": number, "reduction_factor": self.reduction_factor}
+            write_json(self.folder / str(number) / "trial.json", row)
         return batch
 
     def tell(self, numbers: Sequence[int], returned: Sequence[object]) -> None:

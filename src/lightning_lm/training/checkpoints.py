@@ -1,5 +1,6 @@
 """Checkpoints from which a run goes on exactly: when they are written, whole or not at all, and how they are read."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -7,20 +8,25 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule
 
+from lightning_lm.errors import refuse
+from lightning_lm.files import replacing, zip_damage
 from lightning_lm.training.module import LanguageModel
 from lightning_lm.training.telemetry import stepped
+
+log = logging.getLogger(__name__)
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 
 class LastCheckpoint(Checkpoint):
     """``last.ckpt`` at an interval and after each validation, always between two optimiser steps."""
 
     def __init__(self, folder: Path, every_n_steps: int | None, val_every_n_steps: int | None):
-        self.path = folder / "last.ckpt"
+        self.path = folder / LAST
         self.every_n_steps, self.val_every_n_steps = every_n_steps, val_every_n_steps
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: LanguageModel, checkpoint: dict[str, Any]) -> None:
@@ -47,18 +53,76 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.path, weights_only=False)
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes next to the target and renames, so that a kill leaves the old file or the new one.
+class BestCheckpoint(ModelCheckpoint):
+    """``best.ckpt``, of the validation with the lowest loss, wherever the run folder lies now."""
 
-    Lightning's own goes through the system's temporary folder, which may lie on another file system.
+    def __init__(self, folder: Path):
+        super().__init__(
+            folder, "best", monitor="val/loss", enable_version_counter=False, save_on_train_epoch_end=False
+        )
+
+    @property
+    def state_key(self) -> str:
+        """As the checkpoints of older runs have it."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Lightning compares absolute paths, and forgets the best where the folder was moved."""
+        if not (Path(self.dirpath) / "best.ckpt").exists():
+            return  # the next validation is the best that there is
+        here = {path: str(Path(self.dirpath) / Path(path).name) for path in state_dict["best_k_models"]}
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {name: here.get(state_dict[name], "") for name in paths}
+        best = {here[path]: score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath})
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes next to the target and renames, so that a kill or a power cut leaves the old file or the new one.
+
+    Lightning's own goes through the system's temporary folder, which may lie on another file system. What was
+    ``last.ckpt`` stays as ``previous.ckpt``.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        torch.save(checkpoint, scratch)
-        os.replace(scratch, path)
+        with replacing(path) as scratch:
+            torch.save(checkpoint, scratch)
+            if path.name == LAST and path.exists():
+                os.replace(path, path.with_name(PREVIOUS))
+
+
+def to_go_on_from(run: Path) -> Path | None:
+    """The checkpoint that a run goes on from: the last whole one; None where there is none at all.
+
+    Raises:
+        Refused: all that there are, or the best one, are damaged.
+    """
+    folder = run / "checkpoints"
+    there = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
+    damages = {}
+    for path in there:
+        if not (wrong := zip_damage(path)):
+            break
+        damages[path] = wrong
+    else:
+        if there:
+            wrong = "; ".join(f"{path.name}: {wrong}" for path, wrong in damages.items())
+            raise refuse("run_dir", run, f"no checkpoint is whole ({wrong})", "begin again in another run_dir")
+        return None
+    for damaged, wrong in damages.items():
+        log.warning("%s: %s; the run goes on from %s, the one before", damaged, wrong, path.name)
+    check_best(run)
+    return path
+
+
+def check_best(run: Path) -> None:
+    """Raises Refused where ``best.ckpt`` is damaged: it must not be exported."""
+    best = run / "checkpoints" / BEST
+    if best.exists() and (wrong := zip_damage(best)):
+        remedy = "delete that file: of the validations from here on the best is exported"
+        raise refuse("run_dir", run, f"checkpoints/{BEST}: {wrong}", remedy)
 
 
 def load_weights(model: nn.Module, path: Path) -> dict[str, Any]:

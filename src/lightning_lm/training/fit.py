@@ -1,6 +1,7 @@
 """Training in a run folder: from the components to the figures and the export of the best checkpoint."""
 
 import logging
+import math
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from lightning_lm.config.composition import as_settings
 from lightning_lm.config.schema import Config, chosen
-from lightning_lm.errors import Diverged
+from lightning_lm.errors import Diverged, refuse
+from lightning_lm.files import remove_scratch
 from lightning_lm.logs import rank
 from lightning_lm.optim.groups import describe
 from lightning_lm.runs import plots
@@ -23,7 +25,7 @@ from lightning_lm.runs.folder import environment, read_json, write_json, write_t
 from lightning_lm.runs.settings import same_text
 from lightning_lm.runs.summary import show_ledger
 from lightning_lm.runs.tracking import finish_wandb
-from lightning_lm.training.checkpoints import load_weights
+from lightning_lm.training.checkpoints import BEST, check_best, load_weights, to_go_on_from
 from lightning_lm.training.components import RunComponents, build
 from lightning_lm.training.fsdp import unsharded
 from lightning_lm.training.trainer import build_callbacks, build_loggers, build_module, build_trainer
@@ -47,10 +49,12 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
     components = build(cfg)
     ledger = components.data.ledger()
     same_text(run, ledger)
+    checkpoint = to_go_on_from(run)
     run_id = (read_json(run / "environment.json") or {}).get("wandb_run_id") or secrets.token_hex(4)
     run.mkdir(parents=True, exist_ok=True)
     keep_log()
     if first:
+        remove_scratch(run)
         write_text(run / "config.yaml", OmegaConf.to_yaml(as_settings(cfg)))  # first: it makes the folder a run's
         write_json(run / "environment.json", environment(wandb_run_id=run_id, options=chosen(cfg)))
         write_json(run / "ledger.json", ledger)
@@ -58,7 +62,7 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
     log.info("%s", describe(components.model, cfg.optimizer.groups, cfg.optimizer.weight_decay))
     summary: dict[str, Any] = {"status": "failed"}
     try:
-        summary = _train_and_score(cfg, components, run, run_test, run_id)
+        summary = _train_and_score(cfg, components, run, checkpoint, run_test, run_id)
     except Diverged:
         summary = {"status": "diverged"}
         raise
@@ -74,22 +78,28 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
     return summary
 
 
-def _train_and_score(cfg: Config, components: RunComponents, run: Path, run_test: bool, run_id: str) -> dict[str, Any]:
-    """Train, score the best checkpoint, and, in the first process, export it; returns the summary."""
+def _train_and_score(
+    cfg: Config, components: RunComponents, run: Path, checkpoint: Path | None, run_test: bool, run_id: str
+) -> dict[str, Any]:
+    """Train on from a checkpoint, score the best one, and, in the first process, export it; returns the summary."""
     loggers = build_loggers(cfg, run, run_id)
     callbacks = build_callbacks(cfg, components, run)
     module = build_module(cfg, components, callbacks.budget)
     trainer = build_trainer(cfg, components, run, callbacks, loggers)
-    last, best = run / "checkpoints" / "last.ckpt", run / "checkpoints" / "best.ckpt"
-    trainer.fit(module, datamodule=components.data, ckpt_path=last if last.exists() else None, weights_only=True)
+    trainer.fit(module, datamodule=components.data, ckpt_path=checkpoint, weights_only=True)
+    best = run / "checkpoints" / BEST
+    check_best(run)
+    if not best.exists():
+        raise refuse("run_dir", run, f"there is no checkpoints/{BEST} to export", "begin again in another run_dir")
     steps, objective = trainer.global_step, components.objective
     pruned = any(getattr(callback, "pruned", False) for callback in callbacks.all)
-    checkpoint = load_weights(components.model, best)
-    figures = dict(checkpoint["callbacks"]["Telemetry"]["figures"])
+    best_state = load_weights(components.model, best)
+    figures = dict(best_state["callbacks"]["Telemetry"]["figures"])
     if run_test and not pruned and "test" in components.data.streams:
         trainer.profiler = PassThroughProfiler()  # the trace is of training
         trainer.test(module, datamodule=components.data, verbose=False)
         figures |= module.figures
+    _check_finite(figures)
     if trainer.is_global_zero and not pruned:
         model = unsharded(components.model, objective, best)
         batch = components.data.first_validation_batch()
@@ -102,8 +112,15 @@ def _train_and_score(cfg: Config, components: RunComponents, run: Path, run_test
         **telemetry.speed,
         "seconds": telemetry.seconds,
         "steps": steps,
-        "best_step": checkpoint["global_step"],
+        "best_step": best_state["global_step"],
         "parameters": components.model.num_parameters(),
         "world_size": trainer.world_size,
         "status": "pruned" if pruned else "finished",
     }
+
+
+def _check_finite(figures: dict[str, Any]) -> None:
+    """Raises Diverged where the exported weights have a loss that is no number."""
+    for name, value in figures.items():
+        if name.endswith("/loss") and not math.isfinite(value):
+            raise Diverged(name, value, "the best checkpoint has a loss that is no number")

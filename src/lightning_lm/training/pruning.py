@@ -9,7 +9,7 @@ import optuna
 from lightning.pytorch.callbacks import Callback
 
 from lightning_lm.runs.folder import read_json
-from lightning_lm.runs.study import storage
+from lightning_lm.runs.study import STUDY_NAME, storage
 from lightning_lm.training.module import LanguageModel
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ class Pruning(Callback):
     """
 
     def __init__(self, path: Path):
-        self.row = read_json(path)  # the trial's place in its study
+        self.sweep, self.row = path.absolute().parents[1], read_json(path)  # the trial's place in its study
         self.pruned = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -35,7 +35,7 @@ class Pruning(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         trainer.should_stop = self.pruned  # the checkpoint was written, then the trial was cut off
         if trainer.is_global_zero:
-            study = optuna.load_study(study_name=self.row["study"], storage=storage(self.row["storage"]))
+            study = optuna.load_study(study_name=STUDY_NAME, storage=storage(self.sweep))
             self.trial = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[self.row["number"]]._trial_id)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:

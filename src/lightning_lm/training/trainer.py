@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, TQDMProgressBar
 from lightning.pytorch.profilers import PyTorchProfiler
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
@@ -18,7 +18,7 @@ from lightning_lm.config.schema import Config, HardwareConfig
 from lightning_lm.optim.groups import build_optimizer
 from lightning_lm.optim.schema import build_scheduler
 from lightning_lm.runs.tracking import RunFolderLogger, wandb_logger
-from lightning_lm.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from lightning_lm.training.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpointIO
 from lightning_lm.training.components import PROFILED_STEPS, RunComponents, accelerator
 from lightning_lm.training.control import Budget, KeepFreedMemory, StepSeed, StopTogether
 from lightning_lm.training.fsdp import ShardedLanguageModel, ShardedStrategy
@@ -53,11 +53,8 @@ def build_callbacks(cfg: Config, components: RunComponents, run: Path) -> Callba
         from lightning_lm.training.pruning import Pruning  # Optuna: only now
 
         callbacks.append(Pruning(run / "trial.json"))
-    best = ModelCheckpoint(
-        checkpoints, "best", monitor="val/loss", enable_version_counter=False, save_on_train_epoch_end=False
-    )
     last = LastCheckpoint(checkpoints, trainer.checkpoint_every_n_steps, trainer.val_every_n_steps)
-    callbacks += [best, last, StopTogether()]
+    callbacks += [BestCheckpoint(checkpoints), last, StopTogether()]
     if accelerator(cfg.hardware) == "cpu":
         callbacks.append(KeepFreedMemory())
     return Callbacks(callbacks, telemetry, budget)
@@ -130,6 +127,6 @@ def build_trainer(cfg: Config, components: RunComponents, run: Path, callbacks: 
         log_every_n_steps=1,  # Telemetry keeps the interval; this only silences a warning about short epochs
         logger=loggers,
         callbacks=callbacks.all,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[WholeCheckpointIO()],
         profiler=profiler,
     )

@@ -13,6 +13,7 @@ class Corpus:
     keys: dict[str, str]  # per split a hash of its content
     rows: Callable[[str], Iterator[list[str]]]  # a split's, in batches; raises Refused for text that can't be used
     source: str  # for people
+    check_unchanged: Callable[[str], None] = lambda split: None  # raises Refused where it is no longer what keys name
 
 
 def content_hash(*parts: object) -> str:

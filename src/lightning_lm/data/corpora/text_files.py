@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lightning_lm.data.cache import DEFAULT_CACHE
 from lightning_lm.data.corpora.corpus import Corpus, content_hash
-from lightning_lm.data.readers import batched, expand, fingerprints, records
-from lightning_lm.errors import Problem, Refused
+from lightning_lm.data.readers import batched, examine, expand, fingerprints, records, state
+from lightning_lm.errors import Problem, Refused, refuse
 
 
 def text_corpus(
@@ -18,6 +18,7 @@ def text_corpus(
     validation_percent: float | None = None,
     test_percent: float | None = None,
     cache_dir: str | Path = DEFAULT_CACHE,
+    verify: bool = False,
 ) -> Corpus:
     """Local files: a row is a line with its break, or a record's ``text_column`` (json lines, csv, parquet; also .gz).
 
@@ -28,12 +29,14 @@ def text_corpus(
         validation_percent: this share of the training rows, cut from their end, becomes the validation split.
         test_percent: likewise, and behind the validation rows.
         cache_dir: keeps the files' hashes, under their size and time of change, so that a second start reads no text.
+        verify: read every byte at each start, and once more after tokenising, whatever size and time of change tell.
     """
     problems: list[Problem] = []
     paths = {split: expand(split, patterns, problems) for split, patterns in files.items()}
     if problems:
         raise Refused(*problems)
-    hashes = fingerprints(paths, text_column, Path(cache_dir).expanduser())
+    seen = {split: [state(path) for path in paths[split]] for split in files}
+    hashes = fingerprints(paths, text_column, Path(cache_dir).expanduser(), verify=verify)
     percents = {"validation": validation_percent, "test": test_percent}
     cuts = {split: percent for split, percent in percents.items() if percent is not None}
     keys = {split: content_hash("files", text_column, hashes[split]) for split in files}
@@ -47,7 +50,14 @@ def text_corpus(
         first, last = _bounds(total(), cuts)[split]
         return batched(islice(_all(paths["train"], "train", text_column), first, last))
 
-    return Corpus(keys, rows, ", ".join(chain.from_iterable(files.values())))
+    def check_unchanged(split: str) -> None:
+        source = split if split in files else "train"
+        for path, before, digest in zip(paths[source], seen[source], hashes[source], strict=True):
+            if not path.exists() or state(path) != before or (verify and examine(source, path, text_column) != digest):
+                remedy = "start again once nothing writes to it"
+                raise refuse(f"data.{source}", path, "it has changed since it was first read", remedy)
+
+    return Corpus(keys, rows, ", ".join(chain.from_iterable(files.values())), check_unchanged)
 
 
 def _bounds(total: int, cuts: dict[str, float]) -> dict[str, tuple[int, int]]:
