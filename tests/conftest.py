@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from resumable import settings as run_settings
 from tiny import write_bert, write_gpt2, write_text
 
 from lightning_lm.config.composition import compose, register
@@ -135,6 +136,28 @@ def tiny_gpt2(text: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bert(text: Path) -> Path:
     return write_bert(text.parent / "bert", text)
+
+
+@pytest.fixture(scope="session")
+def dropping(text, tmp_path_factory):
+    """A model with dropout, so that a lost random state would show."""
+    return write_gpt2(tmp_path_factory.mktemp("dropping") / "gpt2", text, dropout=0.1)
+
+
+@pytest.fixture(scope="session")
+def reference(dropping, text, tmp_path_factory):
+    """Uninterrupted runs, made when first asked for."""
+    made = {}
+
+    def run_with(*more):
+        if more not in made:
+            made[more] = tmp_path_factory.mktemp("reference") / "run"
+            from lightning_lm.run import train
+
+            train(compose(*run_settings(dropping, text, made[more], *more)))
+        return made[more]
+
+    return run_with
 
 
 @pytest.fixture

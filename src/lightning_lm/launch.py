@@ -17,6 +17,7 @@ from typing import Any
 from lightning_lm.config.schema import Config, Strategy
 from lightning_lm.config.validation import check
 from lightning_lm.errors import Died, Problem, Refused, refuse
+from lightning_lm.interrupts import SIGNALS, heeded, stopping_on_signals
 from lightning_lm.logs import logging_to, rank
 from lightning_lm.run import train
 from lightning_lm.runs.folder import alone_in, is_finished
@@ -25,7 +26,6 @@ log = logging.getLogger(__name__)
 
 
 PRELOADED = ["lightning_lm.training.trainer", "lightning_lm.runs.export", "lightning_lm.runs.plots", "wandb"]
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def start(job: Config, named: bool, run_test: bool = True) -> float:
@@ -41,8 +41,9 @@ def start(job: Config, named: bool, run_test: bool = True) -> float:
         if processes is not None:
             check_launched(job, processes, named)
         if rank() or (named and is_finished(Path(job.run_dir))):  # the first rank holds the folder of a run at work
-            return train(job, run_test=run_test)
-        with alone_in(Path(job.run_dir), "run_dir", new=not named) as folder:
+            with stopping_on_signals():
+                return train(job, run_test=run_test)
+        with stopping_on_signals(), alone_in(Path(job.run_dir), "run_dir", new=not named) as folder:
             job.run_dir = str(folder)
             return run_job(job, run_test) if several and processes is None else train(job, run_test=run_test)
     except Refused:
@@ -133,7 +134,8 @@ def _rank(job: Config, run_test: bool, errors: SimpleQueue, place: tuple[str, di
     os.environ.update(environ)
     rank = int(os.environ["RANK"])
     try:
-        return train(job, run_test=run_test)
+        with stopping_on_signals():
+            return train(job, run_test=run_test)
     except Refused as problem:
         errors.put((rank, problem))
         raise SystemExit(2) from None
@@ -156,7 +158,7 @@ def _end_with(parent: int) -> None:
 def _cause(run: Path, errors: SimpleQueue, rank: int, failure: Any) -> BaseException:
     """What ended the job: a refusal, an interrupt, or a rank's death, which is told."""
     code = failure.exitcode
-    if code in (130, 143):
+    if code - 128 in SIGNALS:
         return SystemExit(code)
     if code < 0:
         message = f"rank {rank} (pid {failure.pid}) was killed by {signal.Signals(-code).name}"
@@ -177,7 +179,8 @@ def _cause(run: Path, errors: SimpleQueue, rank: int, failure: Any) -> BaseExcep
 @contextmanager
 def own_signal_handlers():
     """The agent installs its handlers for good: put back those that were there."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in heeded()}
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(number.name for number in heeded())
     try:
         yield
     finally:

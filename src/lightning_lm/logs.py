@@ -20,7 +20,10 @@ class Console(logging.Handler):
     """Writes to stderr above the progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:  # a closed terminal ends no run
+            self.handleError(record)
 
 
 @contextmanager

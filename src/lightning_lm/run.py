@@ -1,6 +1,8 @@
 """One training run, from its configuration to its folder. Read this first."""
 
 import logging
+import os
+import signal
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,8 @@ from lightning_lm.constraints import is_hub_id
 from lightning_lm.errors import Refused
 from lightning_lm.hub.access import check_before_training, go_offline_if_unreachable
 from lightning_lm.hub.push import push
-from lightning_lm.logs import logging_to
+from lightning_lm.interrupts import ask_for_requeue
+from lightning_lm.logs import logging_to, rank
 from lightning_lm.runs.folder import read_json
 from lightning_lm.runs.settings import same_settings
 from lightning_lm.runs.summary import show_summary
@@ -41,12 +44,29 @@ def train(job: Config, *, run_test: bool = True) -> float:
             silence_warnings()
             from lightning_lm.training.fit import fit  # torch, Lightning and transformers: only now
 
-            summary = fit(job, run, run_test, keep_log)
+            try:
+                summary = fit(job, run, run_test, keep_log)
+            except SystemExit as interrupt:
+                _tell_interrupt(run, run_test, interrupt)
+                raise
         if summary["status"] == "finished":  # a pruned trial has no export to go on with
             log.info("%s", show_summary(summary, job.objective.facts, run, alone=run_test))
         if repo is not None:
             _push(run, repo)
         return summary["val/loss"]
+
+
+def _tell_interrupt(run: Path, run_test: bool, interrupt: SystemExit) -> None:
+    last = run / "checkpoints" / "last.ckpt"
+    if last.exists():
+        from lightning_lm.training.checkpoints import step_of
+
+        place = f"run_dir={run}" if run_test else f"hydra.sweep.dir={run.parent}"  # of a sweep
+        log.warning("interrupted: the same command with %s goes on from step %d", place, step_of(last))
+    else:
+        log.warning("interrupted: nothing was saved yet, and the same command begins again")
+    if interrupt.code == 128 + signal.SIGUSR1 and rank() == 0 and (answer := ask_for_requeue(os.environ)):
+        log.warning("%s", answer)
 
 
 def silence_warnings() -> None:

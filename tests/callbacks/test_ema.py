@@ -1,5 +1,6 @@
 """callbacks=ema against an average computed by hand; it survives a cut-off and is the same on two devices."""
 
+import signal
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,9 +13,11 @@ from tiny import write_text
 from lightning_lm.callbacks.schema import CallbackConfig
 from lightning_lm.config.validation import problems
 from lightning_lm.evaluation.scoring import evaluate
+from lightning_lm.interrupts import Interrupted, interrupts
 from lightning_lm.launch import run_job
 from lightning_lm.run import train
 from lightning_lm.runs.folder import read_json
+from lightning_lm.training.module import LanguageModel
 from lightning_lm.training.telemetry import Telemetry
 
 DECAY, STEPS = 0.9, 12  # with 0.9 an average of whole numbers would be off by one for some
@@ -109,18 +112,39 @@ class Killed(BaseException):
     pass
 
 
-def test_a_run_that_was_cut_off_ends_with_the_same_average(finished, tiny_bert, text, tmp_path, monkeypatch):
-    original = Telemetry.on_train_batch_end
+def killed_after_a_step(self, *args):
+    raise Killed
 
-    def dying(self, trainer, *args):
-        if trainer.global_step == 8:
-            raise Killed
-        original(self, trainer, *args)
+
+def signalled_in_a_validation(self, *args):
+    interrupts.deferred, interrupts.received = True, signal.SIGTERM
+    return validation_step(self, *args)
+
+
+validation_step = LanguageModel.validation_step
+
+
+@pytest.mark.parametrize(
+    ("owner", "hook", "ending", "error"),
+    [
+        (Telemetry, "on_train_batch_end", killed_after_a_step, Killed),
+        (LanguageModel, "validation_step", signalled_in_a_validation, Interrupted),
+    ],
+)
+def test_a_run_that_was_cut_off_ends_with_the_same_average(  # noqa: PLR0913
+    owner, hook, ending, error, finished, tiny_bert, text, tmp_path, monkeypatch
+):
+    original = getattr(owner, hook)
+
+    def at_step_8(self, *args):
+        trainer = args[0] if owner is Telemetry else self.trainer
+        return ending(self, *args) if trainer.global_step == 8 else original(self, *args)
 
     job = compose(*settings(tiny_bert, text, tmp_path / "run"))
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Telemetry, "on_train_batch_end", dying)
+    with monkeypatch.context() as patch, pytest.raises(error):
+        patch.setattr(owner, hook, at_step_8)
         train(job)
+    interrupts.received = 0
     (tmp_path / "run" / "summary.json").unlink(missing_ok=True)
     train(job)
     for name in ("best", "last"):

@@ -1,4 +1,4 @@
-"""Text that changes between its first reading and the last is noticed; the cache never holds another text than named."""
+"""Text that changes between its first reading and the last is noticed; no cache holds another text than it names."""
 
 import os
 

@@ -19,7 +19,9 @@ from lightning_lm import launch
 from lightning_lm.errors import Died, Refused
 from lightning_lm.figures import COLUMNS
 from lightning_lm.launch import run_job
+from lightning_lm.training.checkpoints import step_of
 from lightning_lm.training.control import Budget
+from lightning_lm.training.module import LanguageModel
 from lightning_lm.training.telemetry import Telemetry
 
 FIGURES = ["step", "tokens_seen", "learning_rate", "gradient_norm", *COLUMNS[COLUMNS.index("train/loss") :]]
@@ -294,3 +296,30 @@ def test_two_nodes(trained, tiny_gpt2, text, small, tmp_path, free_port):
     ]
     assert [agent.wait() for agent in agents] == [0, 0]
     assert_same_figures(tmp_path / "run", trained())
+
+
+def test_all_ranks_leave_a_validation_together(trained, tiny_gpt2, text, small, tmp_path, monkeypatch):
+    """The other one hears of it before the next batch; the validation is done again."""
+    job = compose(*settings(tiny_gpt2, text, tmp_path / "run", f"data.test={small}", "hardware.devices=2"))
+    monkeypatch.setattr(launch, "_rank", signalled_in_a_validation)
+    with pytest.raises(SystemExit) as ended:
+        run_job(job)
+    assert ended.value.code == 143
+    assert step_of(tmp_path / "run" / "checkpoints" / "last.ckpt") == 8
+    assert "goes on from step 8" in (tmp_path / "run" / "train.log").read_text()
+    monkeypatch.undo()
+    run_job(job)
+    assert_same_figures(tmp_path / "run", trained())
+
+
+def signalled_in_a_validation(*arguments):
+    """A rank of which the second one gets SIGTERM in its first validation."""
+    original = LanguageModel.validation_step
+
+    def validate(self, *batch):
+        if os.environ["RANK"] == "1" and self.trainer.global_step == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *batch)
+
+    LanguageModel.validation_step = validate
+    return rank_of_a_job(*arguments)

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import logging
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ from tokenizers.trainers import WordPieceTrainer
 from lightning_lm.data.cache import build_once
 from lightning_lm.data.corpora.corpus import Corpus
 from lightning_lm.errors import refuse
+from lightning_lm.interrupts import waiting_for
 
 log = logging.getLogger(__name__)
 FORMAT = 1  # of the cache; a change of how tokenizers are trained needs the next number
+LONGEST = 10_000  # characters of a word
 ALPHABET = 1000  # characters that a WordPiece vocabulary has at most, as in BERT's own
 
 
@@ -38,15 +42,32 @@ def train_tokenizer(corpus: Corpus, kind: str, vocab_size: int, cache_dir: Path)
     def build(temporary: Path) -> None:
         log.info("training a %s tokenizer with %d tokens on %s", kind, vocab_size, corpus.source)
         if kind == "bpe":
-            trained = GPT2Tokenizer().train_new_from_iterator(corpus.rows("train"), vocab_size)
+            trained = waiting_for(lambda: GPT2Tokenizer().train_new_from_iterator(_rows(corpus), vocab_size))
         else:
-            trained = _wordpiece(corpus, vocab_size)
+            trained = waiting_for(lambda: _wordpiece(corpus, vocab_size))
         corpus.check_unchanged("train")
         trained.save_pretrained(temporary)
 
     if not build_once(folder, build):
         log.info("tokenizer from the cache, %s", folder)
     return AutoTokenizer.from_pretrained(folder)
+
+
+def _rows(corpus: Corpus) -> Iterator[list[str]]:
+    """The training rows, very long words cut: the time that they take grows with the square of their length."""
+    told = False
+    for batch in corpus.rows("train"):
+        rows = [piece for text in batch for piece in _cut(text)]
+        if len(rows) > len(batch) and not told:
+            log.warning("words of more than %s characters are cut for the tokenizer's training", f"{LONGEST:,}")
+            told = True
+        yield rows
+
+
+def _cut(text: str) -> list[str]:
+    if len(text) <= LONGEST or max(map(len, text.split()), default=0) <= LONGEST:
+        return [text]
+    return re.findall(rf"\S{{1,{LONGEST}}}\s*|\s+", text)
 
 
 def _wordpiece(corpus: Corpus, vocab_size: int) -> Any:
@@ -67,7 +88,7 @@ def _wordpiece(corpus: Corpus, vocab_size: int) -> Any:
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
     )
-    backend.train_from_iterator(corpus.rows("train"), trainer)
+    backend.train_from_iterator(_rows(corpus), trainer)
     return BertTokenizer(vocab=json.loads(backend.to_str())["model"]["vocab"], do_lower_case=False)
 
 

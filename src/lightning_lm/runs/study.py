@@ -10,4 +10,5 @@ STUDY_NAME = "study"  # the same in every folder, which may be renamed
 
 def storage(sweep: Path) -> RDBStorage:
     """The study of a sweep's folder; without connections that outlive their use: processes are forked meanwhile."""
-    return RDBStorage(f"sqlite:///{sweep.absolute()}/study.db", engine_kwargs={"poolclass": NullPool, "connect_args": {"timeout": 60}})
+    alone = {"poolclass": NullPool, "connect_args": {"timeout": 60}}
+    return RDBStorage(f"sqlite:///{sweep.absolute()}/study.db", engine_kwargs=alone)

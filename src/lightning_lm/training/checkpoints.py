@@ -8,13 +8,15 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, WeightAveraging
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule
+from torch.optim import Optimizer
 
 from lightning_lm.errors import refuse
 from lightning_lm.files import replacing, zip_damage
+from lightning_lm.interrupts import Interrupted, interrupts
 from lightning_lm.training.module import LanguageModel
 from lightning_lm.training.telemetry import stepped
 
@@ -23,34 +25,92 @@ LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 
 class LastCheckpoint(Checkpoint):
-    """``last.ckpt`` at an interval and after each validation, always between two optimiser steps."""
+    """``last.ckpt`` at an interval, after each validation, and when a signal asks to stop: between two optimiser steps.
+
+    A validation that a signal cuts off is done again, whole, when the run goes on. Of several ranks all stop at the
+    same place, whichever of them has got the signal: one alone would leave the others waiting.
+    """
 
     def __init__(self, folder: Path, every_n_steps: int | None, val_every_n_steps: int | None):
         self.path = folder / LAST
         self.every_n_steps, self.val_every_n_steps = every_n_steps, val_every_n_steps
+        self.validation_pending = False  # when the checkpoint was written
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: LanguageModel, checkpoint: dict[str, Any]) -> None:
         checkpoint["accumulate"] = trainer.accumulate_grad_batches
+        checkpoint["validation_pending"] = self.validation_pending
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: LanguageModel, checkpoint: dict[str, Any]) -> None:
         """Lightning counts micro batches; on another number of devices a step has another number of them."""
         before, now = checkpoint["accumulate"], trainer.accumulate_grad_batches
+        self.validation_pending = checkpoint.get("validation_pending", False)
         for name in ("epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"):
             for counts in map(checkpoint["loops"]["fit_loop"][name].get, ("current", "total")):
+                if self.validation_pending and "val_loop" in name:
+                    counts.update(dict.fromkeys(counts, 0))
                 more = counts["ready"] // before * (now - before)
                 counts.update({key: count + more for key, count in counts.items()})  # the last may be uncompleted
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
+        interrupts.install()  # Lightning has handlers of its own
+        if self.validation_pending:
+            self.validation_pending = False
+            validation = trainer.fit_loop.epoch_loop.val_loop
+            trainer.validating = True
+            validation.run()
+            trainer.training = True
+            validation._has_run = False  # as where a run goes on from the checkpoint that this has written
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: LanguageModel, optimizer: Optimizer) -> None:
+        """From the first step on there is something to save."""
+        interrupts.deferred = bool(interrupts.signals)
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: LanguageModel, outputs, batch, batch_idx: int) -> None:
-        if not self.every_n_steps or not stepped(trainer, batch_idx) or trainer.global_step % self.every_n_steps:
+        if not stepped(trainer, batch_idx):
             return
         ends_epoch = batch_idx + 1 == trainer.num_training_batches
         validates = self.val_every_n_steps and trainer.global_step % self.val_every_n_steps == 0
-        if not (ends_epoch or validates or trainer.should_stop):  # a save before a validation would skip it on resume
+        if ends_epoch or validates or trainer.should_stop:
+            return  # a save before a validation would skip it on resume
+        stops = _any_rank_stops(trainer)
+        if stops or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
             trainer.save_checkpoint(self.path, weights_only=False)
+        if stops:
+            raise Interrupted(stops)
+
+    def on_validation_batch_start(self, trainer: L.Trainer, pl_module: LanguageModel, *batch: Any) -> None:
+        if trainer.state.fn == "fit" and interrupts.deferred and (number := _any_rank_stops(trainer)):
+            for callback in trainer.callbacks:
+                if isinstance(callback, WeightAveraging):
+                    callback.on_validation_epoch_end(trainer, pl_module)  # it takes the average out again
+            self.validation_pending = True
+            trainer.save_checkpoint(self.path, weights_only=False)
+            raise Interrupted(number)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         if trainer.state.fn == "fit":
             trainer.save_checkpoint(self.path, weights_only=False)
+            if interrupts.deferred and (number := _any_rank_stops(trainer)):
+                raise Interrupted(number)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
+        interrupts.deferred = False
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
+        interrupts.install()
+
+
+def _any_rank_stops(trainer: L.Trainer) -> int:
+    """The number of the signal that asks to stop, of whichever rank has got one; 0 for none."""
+    if trainer.world_size == 1:
+        return interrupts.received
+    received = torch.tensor(float(interrupts.received), device=trainer.strategy.root_device)
+    return int(trainer.strategy.reduce(received, reduce_op="max"))
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimiser steps that were done when a checkpoint was written."""
+    return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -1,14 +1,12 @@
 """When a run stops, and what its randomness depends on."""
 
 import random
-import signal
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.optim import Optimizer
 
 from lightning_lm.allocator import give_freed_blocks_back, keep_freed_blocks
@@ -59,27 +57,6 @@ class StepSeed(Callback):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed costs much more where there is no GPU
         if pl_module.device.type == "cuda":
             torch.cuda.manual_seed(seed)
-
-
-class StopTogether(Callback):
-    """Of several ranks, all stop at the same step when one is told to; alone it would leave the others waiting."""
-
-    def __init__(self) -> None:
-        self.signal = 0  # that this rank has got
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
-        if trainer.world_size > 1:  # Lightning puts the earlier handlers back
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._note)
-
-    def _note(self, number: int, frame: Any) -> None:
-        self.signal = number
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: LanguageModel, outputs, batch, batch_idx: int) -> None:
-        if not stepped(trainer, batch_idx) or trainer.world_size == 1:
-            return
-        if trainer.strategy.reduce_boolean_decision(self.signal > 0, all=False):
-            raise KeyboardInterrupt if self.signal == signal.SIGINT else SIGTERMException
 
 
 class KeepFreedMemory(Callback):

@@ -9,7 +9,6 @@ from typing import Any
 
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import OmegaConf
 from transformers.utils.logging import disable_progress_bar
 
@@ -17,6 +16,7 @@ from lightning_lm.config.composition import as_settings
 from lightning_lm.config.schema import Config, chosen
 from lightning_lm.errors import Diverged, refuse
 from lightning_lm.files import remove_scratch
+from lightning_lm.interrupts import interrupts
 from lightning_lm.logs import rank
 from lightning_lm.optim.groups import describe
 from lightning_lm.runs import plots
@@ -37,7 +37,7 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
     """Build data and model, train in the run folder, or go on in it; returns the summary.
 
     ``keep_log`` is called once the run has a folder, for the log to go there, too. Raises Refused before the folder is
-    touched, Diverged from within the training, and SystemExit(130) or (143) where the run was interrupted.
+    touched, Diverged from within the training, and Interrupted where a signal has come.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -66,12 +66,11 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
     except Diverged:
         summary = {"status": "diverged"}
         raise
-    except SystemExit as error:  # what Lightning makes of an interrupt
+    except SystemExit:
         summary = {"status": "interrupted"}
-        place = f"run_dir={run}" if run_test else f"hydra.sweep.dir={run.parent}"  # of a sweep
-        log.warning("interrupted: the same command with %s goes on from the last checkpoint", place)
-        raise SystemExit(143 if isinstance(error, SIGTERMException) else 130) from error
+        raise
     finally:
+        interrupts.deferred = False
         if first:
             write_json(run / "summary.json", summary)
         finish_wandb(summary)

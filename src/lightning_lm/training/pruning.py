@@ -33,7 +33,7 @@ class Pruning(Callback):
         self.pruned = state_dict["pruned"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
-        trainer.should_stop = self.pruned  # the checkpoint was written, then the trial was cut off
+        trainer.should_stop |= self.pruned  # the checkpoint was written, then the trial was cut off
         if trainer.is_global_zero:
             study = optuna.load_study(study_name=STUDY_NAME, storage=storage(self.sweep))
             self.trial = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[self.row["number"]]._trial_id)

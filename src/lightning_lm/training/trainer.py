@@ -1,6 +1,5 @@
 """From the typed configuration to what trains a run's components: module, callbacks, loggers, Lightning's Trainer."""
 
-import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +19,7 @@ from lightning_lm.optim.schema import build_scheduler
 from lightning_lm.runs.tracking import RunFolderLogger, wandb_logger
 from lightning_lm.training.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpointIO
 from lightning_lm.training.components import PROFILED_STEPS, RunComponents, accelerator
-from lightning_lm.training.control import Budget, KeepFreedMemory, StepSeed, StopTogether
+from lightning_lm.training.control import Budget, KeepFreedMemory, StepSeed
 from lightning_lm.training.fsdp import ShardedLanguageModel, ShardedStrategy
 from lightning_lm.training.module import LanguageModel
 from lightning_lm.training.samples import PromptSamples
@@ -54,7 +53,7 @@ def build_callbacks(cfg: Config, components: RunComponents, run: Path) -> Callba
 
         callbacks.append(Pruning(run / "trial.json"))
     last = LastCheckpoint(checkpoints, trainer.checkpoint_every_n_steps, trainer.val_every_n_steps)
-    callbacks += [BestCheckpoint(checkpoints), last, StopTogether()]
+    callbacks += [BestCheckpoint(checkpoints), last]
     if accelerator(cfg.hardware) == "cpu":
         callbacks.append(KeepFreedMemory())
     return Callbacks(callbacks, telemetry, budget)
@@ -116,7 +115,7 @@ def build_trainer(cfg: Config, components: RunComponents, run: Path, callbacks: 
         strategy=build_strategy(hardware),
         precision=hardware.precision,
         max_epochs=-1,
-        max_steps=-1 if components.max_steps == sys.maxsize else components.max_steps,
+        max_steps=-1,  # Budget ends the run
         accumulate_grad_batches=accumulate,
         gradient_clip_val=trainer.gradient_clip,
         val_check_interval=by_step * accumulate if by_step else None,
