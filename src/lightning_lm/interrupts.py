@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # the last is what SLURM's --signal sends
 
+PATIENCE = 1.0  # seconds after which another signal is a second request; a terminal and an agent each send the first
 Result = TypeVar("Result")
 
 
@@ -28,11 +30,15 @@ class Interrupts:
     """Of this process; signals come to its main thread."""
 
     received: int = 0  # the number of the first signal; 0: none
+    since: float = 0.0  # when it came, on the monotonic clock
     deferred: bool = False  # whether someone will ask for ``received``, so that the exception can wait
     signals: tuple[int, ...] = ()  # those that come here
 
     def note(self, number: int, frame: Any) -> None:
-        again, self.received = self.received == number, self.received or number
+        now = time.monotonic()
+        again = bool(self.received) and now - self.since > PATIENCE
+        if not self.received:
+            self.received, self.since = number, now
         if again or not self.deferred:
             raise Interrupted(number)
 

@@ -100,7 +100,8 @@ def run_job(job: Config, run_test: bool = True) -> float:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # told here, in the words of a run
+    for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):  # it has a level of its own
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # told here, in the words of a run
     errors: SimpleQueue = context.SimpleQueue()
     config = LaunchConfig(
         min_nodes=1,

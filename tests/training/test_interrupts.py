@@ -14,7 +14,7 @@ import pytest
 from conftest import compose, in_fresh_process
 from resumable import assert_same, settings
 
-from lightning_lm.interrupts import ask_for_requeue
+from lightning_lm.interrupts import Interrupted, Interrupts, ask_for_requeue
 from lightning_lm.launch import start
 from lightning_lm.training.checkpoints import step_of
 
@@ -161,3 +161,14 @@ def test_what_slurm_answers(scontrol, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     assert "could not be asked" in ask_for_requeue({"SLURM_JOB_ID": "12"})
     assert scontrol.read_text() == "requeue 5_3\nrequeue 13\n"
+
+
+def test_a_repeated_signal_within_a_second_is_the_same_one(monkeypatch):
+    """A terminal signals every process, and the agent of several ranks sends it to them once more."""
+    stop = Interrupts(deferred=True)
+    monkeypatch.setattr(time, "monotonic", iter([10.0, 10.5, 12.0]).__next__)
+    stop.note(signal.SIGINT, None)
+    stop.note(signal.SIGTERM, None)
+    assert stop.received == signal.SIGINT
+    with pytest.raises(Interrupted):
+        stop.note(signal.SIGINT, None)
