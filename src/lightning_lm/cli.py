@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from lightning_lm.constraints import COUNT, SEED, Constraint, at_least, positive
 from lightning_lm.errors import Problem, Refused
+from lightning_lm.faults import told_in_one_line
 
 # torch, transformers and their friends take seconds to import: only the commands do it, once the arguments are right.
 
@@ -87,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, or 2 with the reasons on stderr where it can't be done."""
     args = parser().parse_args(argv)
     try:
-        with log_to_stderr():
+        with log_to_stderr(), told_in_one_line({}):
             check(args)
             args.act(args)
             sys.stdout.flush()

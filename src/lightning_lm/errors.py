@@ -55,6 +55,10 @@ class Diverged(Refused):
         super().__init__(Problem(setting, value, wrong, "lower the rate, or warm up longer"))
 
 
+class Fault(Refused):
+    """Raised when the machine fails a run: disk, permission, memory. What was begun can be gone on with."""
+
+
 class Died(Exception):
     """A process of the job ended early, and its last words are on the console. ``code`` is the command's exit code."""
 

@@ -17,6 +17,7 @@ from typing import Any
 from lightning_lm.config.schema import Config, Strategy
 from lightning_lm.config.validation import check
 from lightning_lm.errors import Died, Problem, Refused, refuse
+from lightning_lm.faults import told_in_one_line
 from lightning_lm.interrupts import SIGNALS, heeded, stopping_on_signals
 from lightning_lm.logs import logging_to, rank
 from lightning_lm.run import train
@@ -40,12 +41,12 @@ def start(job: Config, named: bool, run_test: bool = True) -> float:
     try:
         if processes is not None:
             check_launched(job, processes, named)
-        if rank() or (named and is_finished(Path(job.run_dir))):  # the first rank holds the folder of a run at work
-            with stopping_on_signals():
+        with stopping_on_signals(), told_in_one_line({"run_dir": job.run_dir}):
+            if rank() or (named and is_finished(Path(job.run_dir))):  # the first rank holds the folder of a run at work
                 return train(job, run_test=run_test)
-        with stopping_on_signals(), alone_in(Path(job.run_dir), "run_dir", new=not named) as folder:
-            job.run_dir = str(folder)
-            return run_job(job, run_test) if several and processes is None else train(job, run_test=run_test)
+            with alone_in(Path(job.run_dir), "run_dir", new=not named) as folder:
+                job.run_dir = str(folder)
+                return run_job(job, run_test) if several and processes is None else train(job, run_test=run_test)
     except Refused:
         if int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0):
             raise SystemExit(2) from None
@@ -100,8 +101,8 @@ def run_job(job: Config, run_test: bool = True) -> float:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):  # it has a level of its own
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # told here, in the words of a run
+    for part in ("", ".agent.server.api"):  # which has a level of its own; what it says is told here in a run's words
+        logging.getLogger(f"torch.distributed.elastic{part}").setLevel(logging.CRITICAL)
     errors: SimpleQueue = context.SimpleQueue()
     config = LaunchConfig(
         min_nodes=1,

@@ -26,6 +26,11 @@ class Console(logging.Handler):
             self.handleError(record)
 
 
+class LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A disk that is full ends the run where it fails to keep something that counts."""
+
+
 @contextmanager
 def logging_to(path: Path) -> Iterator[Callable[[], None]]:
     """The package's log on the console; in a file too, from its first line on, once the yielded function is called."""
@@ -37,7 +42,7 @@ def logging_to(path: Path) -> Iterator[Callable[[], None]]:
     logger.handlers = [console, memory]
 
     def keep() -> None:
-        file = logging.FileHandler(path, encoding="utf-8", delay=True)
+        file = LogFile(path, encoding="utf-8", delay=True)
         who = f"rank {rank()}: " if rank() else ""
         file.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {who}%(message)s"))
         memory.setTarget(file)

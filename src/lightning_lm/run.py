@@ -11,11 +11,12 @@ from lightning_lm.config.schema import Config
 from lightning_lm.config.validation import check
 from lightning_lm.constraints import is_hub_id
 from lightning_lm.errors import Refused
+from lightning_lm.faults import told_in_one_line
 from lightning_lm.hub.access import check_before_training, go_offline_if_unreachable
 from lightning_lm.hub.push import push
 from lightning_lm.interrupts import ask_for_requeue
 from lightning_lm.logs import logging_to, rank
-from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.folder import is_finished, read_json
 from lightning_lm.runs.settings import same_settings
 from lightning_lm.runs.summary import show_summary
 
@@ -32,9 +33,10 @@ def train(job: Config, *, run_test: bool = True) -> float:
     check(job)
     run = Path(job.run_dir)
     same_settings(run, job)
-    with logging_to(run / "train.log") as keep_log:
+    places = {"run_dir": run, "data.cache_dir": job.data.cache}
+    with logging_to(run / "train.log") as keep_log, told_in_one_line(places):
         summary, repo = read_json(run / "summary.json"), job.trainer.push_to_hub
-        if summary is not None and summary["status"] == "finished":
+        if summary is not None and is_finished(run):
             if repo is not None:
                 log.info("finished before: `lightning-lm push %s --repo %s` uploads it", run, repo)
             repo = None

@@ -93,8 +93,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file, or None where there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    """The content of a JSON file, or None where there is no such file; raises Refused where it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise refuse("file", path, f"it is damaged: {error}", "restore it, or begin again in another folder") from error
+    if not isinstance(content, dict):
+        raise refuse("file", path, "it is damaged: no table", "restore it, or begin again in another folder")
+    return content
 
 
 def environment(**more: Any) -> dict[str, Any]:
@@ -146,7 +154,9 @@ def export_damage(run: Path) -> str | None:
 def job_status(folder: Path) -> str:
     """The status of a sweep's job, by its folder."""
     summary = read_json(folder / "summary.json")
-    return summary["status"] if summary else "cut off" if (folder / "config.yaml").exists() else "not run"
+    if summary and "status" in summary:
+        return summary["status"]
+    return "cut off" if (folder / "config.yaml").exists() else "not run"
 
 
 def sweep_name(folder: Path) -> str:

@@ -22,7 +22,7 @@ ANOTHER = "choose another run_dir"
 def read_settings(run: Path) -> dict[str, Any]:
     """``config.yaml`` as nested plain values; raises one of ``UNREADABLE`` where it isn't what it should be."""
     settings = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-    if not isinstance(settings, dict):
+    if not isinstance(settings, dict) or not settings:
         raise ValueError("it holds no settings")
     return settings
 

@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Override
 from lightning_lm.config.schema import Config, may_change
 from lightning_lm.errors import refuse
 from lightning_lm.launch import launched, run_job
-from lightning_lm.runs.folder import LOCK, alone_in, read_json, sweep_name, write_json
+from lightning_lm.runs.folder import LOCK, alone_in, job_status, read_json, sweep_name, write_json
 from lightning_lm.sweeps.gpus import gpus_for
 
 Settings = dict[str, str]  # what a job has to itself: setting → value, as in an override
@@ -62,8 +62,8 @@ def run_sweep_job(job: Config) -> float:
     """One job of a sweep: nothing where it is done, else a run in a process of its own, on GPUs of its own."""
     folder = Path(job.run_dir)
     job.logger.group = job.logger.group or sweep_name(folder.parent)
-    if (summary := read_json(folder / "summary.json")) and summary["status"] in DONE:
-        return summary.get("val/loss")
+    if job_status(folder) in DONE:
+        return read_json(folder / "summary.json").get("val/loss")
     multiprocessing.set_start_method("forkserver", force=True)  # joblib's workers have one that their children lack
     with gpus_for(job), alone_in(folder, "run_dir"):
         return run_job(job, run_test=False)  # a sweep must not choose by the test

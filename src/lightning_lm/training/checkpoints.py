@@ -148,7 +148,8 @@ class WholeCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as scratch:
-            torch.save(checkpoint, scratch)
+            with scratch.open("wb") as file:
+                torch.save(checkpoint, file)
             if path.name == LAST and path.exists():
                 os.replace(path, path.with_name(PREVIOUS))
 

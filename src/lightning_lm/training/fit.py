@@ -72,9 +72,18 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
     finally:
         interrupts.deferred = False
         if first:
-            write_json(run / "summary.json", summary)
+            _write_summary(run, summary)
         finish_wandb(summary)
     return summary
+
+
+def _write_summary(run: Path, summary: dict[str, Any]) -> None:
+    """Where a run has failed for a disk that can't be written, that is what must be told."""
+    try:
+        write_json(run / "summary.json", summary)
+    except OSError:
+        if summary["status"] == "finished":
+            raise
 
 
 def _train_and_score(
