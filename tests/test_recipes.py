@@ -233,7 +233,7 @@ def test_every_debug(option, parts_of, tmp_path):
     job, parts = parts_of(f"debug={option}", "hardware=cpu")
     callbacks = training.build_callbacks(job, parts, tmp_path)
     trainer = training.build_trainer(job, parts, tmp_path, callbacks, training.build_loggers(job, tmp_path, ""))
-    assert trainer.max_steps == {"one_step": 1, "overfit": 100, "profiler": 20}[option]
+    assert callbacks.budget.max_steps == {"one_step": 1, "overfit": 100, "profiler": 20}[option]
     assert isinstance(trainer.profiler, profilers.PyTorchProfiler) == (option == "profiler")
 
 

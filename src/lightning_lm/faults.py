@@ -26,7 +26,7 @@ CAUSES = {
 # What libraries say that turn a full disk into an error of their own: torch, safetensors, Arrow, numpy
 SAYS_FULL = re.compile(r"No space left on device|file write failed|Disk quota exceeded|requested and \d+ written")
 SAYS_NO_MEMORY = re.compile(r"can't allocate memory|Cannot allocate memory|out of memory|std::bad_alloc", re.IGNORECASE)
-LOWER = "lower hardware.micro_batch_size or data.block_size, set hardware.gradient_checkpointing=true, or free memory"
+LOWER = "choose a smaller model, lower hardware.micro_batch_size, or set hardware.gradient_checkpointing=true"
 
 
 @contextmanager
@@ -74,7 +74,8 @@ def innermost(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    return next(filter(None, (line.strip() for line in str(error).splitlines())), "").rstrip(".:")
+    text = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+    return next(filter(None, (line.strip() for line in text.splitlines())), "").rstrip(".:")
 
 
 def _of_storage(number: int, filename: object, places: Mapping[str, str | Path]) -> Problem:

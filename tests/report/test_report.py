@@ -204,7 +204,7 @@ def test_what_cannot_be_reported(tmp_path, capsys):
         ([clm, "--output", tmp_path / "no" / "page.html"], "can't be written"),
         ([clm, "--recipe", "../x"], "no name of a file"),
         ([clm, "--recipe", "quickstart"], "holds another recipe"),
-        *(([run], "one of its files can't be read") for run in spoilt),
+        *(([run], str(run)) for run in spoilt),
     ]:
         arguments = [*arguments] if "--output" in arguments else [*arguments, "--output", page]
         assert cli.main(["report", *map(str, arguments)]) == 2

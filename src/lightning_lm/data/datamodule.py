@@ -107,6 +107,10 @@ class TextDataModule(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self._loader("test")
 
+    def first_training_batch(self, world_size: int) -> dict[str, torch.Tensor]:
+        """The first micro batch of the first of so many ranks."""
+        return self._batches("train", self.plan("train", world_size), rank=0)[0, 0]
+
     def first_validation_batch(self) -> dict[str, torch.Tensor]:
         """Up to ``global_batch_size`` windows of the validation split, none of them padded, as evaluation sees them."""
         windows = self.windows("validation")

@@ -55,7 +55,7 @@ def objective_of(place: str) -> str | None:
         Refused: there is no such model.
     """
     try:
-        config = AutoConfig.from_pretrained(place)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".:")
         raise refuse("model", place, f"no model found ({reason})", MODEL) from error

@@ -2,18 +2,22 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from lightning_lm.allocator import imports_uncollected
 from lightning_lm.errors import Problem, Refused, nearest, refuse
+from lightning_lm.faults import chain, innermost
 from lightning_lm.models.activations import fuse_gelu
 
 log = logging.getLogger(__name__)
+DOCUMENTED = "see the documentation of the model's config class"
 UNREACHABLE = "use a local folder, or experiment=quickstart, which needs no network"
 
 
@@ -25,12 +29,28 @@ def layers(model: nn.Module) -> Sequence[nn.Module]:
 
 def load_tokenizer(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a Hub id or folder; raises Refused where there is none that can be read."""
+    place = export_of(name_or_path)
     try:
         with imports_uncollected():
-            return AutoTokenizer.from_pretrained(name_or_path, revision=revision)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        wrong = f"no tokenizer found ({_first_line(error)})"
-        raise refuse("model.tokenizer", name_or_path, wrong, UNREACHABLE) from error
+            tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
+    except Exception as error:
+        raise _refusal("model.tokenizer", name_or_path, "no tokenizer can be loaded", error) from error
+    if vocabulary_size(tokenizer) <= len(tokenizer.all_special_ids):
+        wrong = "its tokenizer has no tokens but special ones: its files are missing"
+        raise refuse("model.tokenizer", name_or_path, wrong, "name a folder that has tokenizer.json or vocab files")
+    return tokenizer
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The rows that an embedding needs: a vocabulary may have gaps, so that its highest id is above its length."""
+    return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=-1))
+
+
+def export_of(name_or_path: str) -> str:
+    """Where a model lies that a name stands for: of a run's folder, its export."""
+    path = Path(name_or_path).expanduser()
+    is_run = (path / "config.yaml").is_file() and (path / "export" / "config.json").is_file()
+    return str(path / "export") if is_run else name_or_path
 
 
 def load_config(
@@ -47,28 +67,29 @@ def load_config(
     A model that starts from random weights takes its vocabulary's size and its special tokens from the tokenizer.
     Raises Refused where there is no such model, or its config class doesn't know or take an override.
     """
-    special = ("bos_token_id", "eos_token_id", "pad_token_id")
-    of_tokenizer = {} if pretrained else {"vocab_size": len(tokenizer), **{n: getattr(tokenizer, n) for n in special}}
+    special, tokens = ("bos_token_id", "eos_token_id", "pad_token_id"), vocabulary_size(tokenizer)
+    of_tokenizer = {} if pretrained else {"vocab_size": tokens, **{n: getattr(tokenizer, n) for n in special}}
     try:
-        new = name_or_path is None
-        base = AutoConfig.for_model(model_type) if new else AutoConfig.from_pretrained(name_or_path, revision=revision)
-    except (OSError, ValueError, KeyError) as error:
+        if name_or_path is None:
+            base = AutoConfig.for_model(model_type)
+        else:
+            base = AutoConfig.from_pretrained(export_of(name_or_path), revision=revision, trust_remote_code=False)
+    except Exception as error:
         setting, value = ("model.name_or_path", name_or_path) if name_or_path else ("model.model_type", model_type)
-        raise refuse(setting, value, f"no model found ({_first_line(error)})", UNREACHABLE) from error
+        raise _refusal(setting, value, "no model can be loaded", error) from error
     fields = sorted({*base.to_dict(), *base.attribute_map})
     unknown = [name for name in overrides if name not in fields]
     if unknown:
         wrong = f"{type(base).__name__} has no such field"
         raise Refused(*(Problem(f"model.config.{n}", overrides[n], wrong, nearest(n, fields)) for n in unknown))
-    if not pretrained and overrides.get("vocab_size", len(tokenizer)) < len(tokenizer):
-        wrong = f"the tokenizer has {len(tokenizer)} tokens"
+    if not pretrained and overrides.get("vocab_size", tokens) < tokens:
+        wrong = f"the tokenizer has {tokens} tokens"
         raise refuse("model.config.vocab_size", overrides["vocab_size"], wrong, "leave it out")
     try:
         # A new one derives fields such as the layers' kinds from what is asked for
         return type(base).from_dict({**(base.to_dict() if name_or_path else {}), **of_tokenizer, **overrides})
     except Exception as error:  # huggingface_hub's strict dataclasses raise several kinds
-        wrong = _first_line(error.__cause__ or error)
-        raise refuse("model.config", overrides, wrong, "see the config class's documentation") from error
+        raise refuse("model.config", overrides, innermost(error), DOCUMENTED) from error
 
 
 def load_model(
@@ -83,28 +104,75 @@ def load_model(
         wrong = f"{config.model_type} has no head for it in transformers ({auto_class})"
         raise refuse("objective", objective, wrong, "choose the other objective, or another model")
     if name_or_path is None:
-        return fuse_gelu(auto.from_config(config, dtype=torch.float32))
+        return fuse_gelu(_new_model(auto, config))
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # what matters of it is said here
     try:
         model, info = auto.from_pretrained(
-            name_or_path, config=config, revision=revision, dtype=torch.float32, output_loading_info=True
+            export_of(name_or_path),
+            config=config,
+            revision=revision,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            trust_remote_code=False,
         )
-    except (OSError, ValueError) as error:
-        wrong = f"no weights found ({_first_line(error)})"
-        raise refuse("model.name_or_path", name_or_path, wrong, UNREACHABLE) from error
-    except RuntimeError as error:  # how transformers reports tensors of other shapes
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _refusal("model.name_or_path", name_or_path, "its weights can't be loaded", error) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    for name, saved, needed in sorted(info["mismatched_keys"]):
+        wrong = f"its weights don't fit: {name} is {tuple(saved)} there, and {tuple(needed)} by the config"
         remedy = "remove the model.config override, or set model.pretrained=false"
-        raise refuse("model.config", name_or_path, f"its weights don't fit ({_first_line(error)})", remedy) from error
+        raise refuse("model.config", name_or_path, wrong, remedy)
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            wrong = f"its weights are not finite: {name}"
+            raise refuse("model.name_or_path", name_or_path, wrong, "choose another checkpoint")
     if info["missing_keys"]:
         log.warning("newly initialised, not from the checkpoint: %s", ", ".join(sorted(info["missing_keys"])))
     return fuse_gelu(model)
 
 
+def _new_model(auto: Any, config: PretrainedConfig) -> nn.Module:
+    """With random weights; a config's slips show only in the model's own code."""
+    try:
+        model = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError, AssertionError) as error:
+        raise refuse("model.config", config.model_type, innermost(error), DOCUMENTED) from error
+    if not layers(model):
+        raise refuse("model.config", config.model_type, "the model has no layers", DOCUMENTED)
+    return model
+
+
+def _refusal(setting: str, name_or_path: str | None, what: str, error: Exception) -> Refused:
+    """The innermost cause, with the remedy that fits it."""
+    place = Path(name_or_path or "").expanduser()
+    reason, remedy = innermost(error), UNREACHABLE
+    text = " ".join(map(str, chain(error)))
+    if "trust_remote_code" in text:
+        reason, remedy = "it comes with code of its own, which is never run here", "choose a model of transformers' own"
+    elif isinstance(error, ImportError):
+        remedy = "install the package that it names"
+    elif name_or_path and place.is_dir():
+        if (place / "adapter_config.json").is_file() and not (place / "config.json").is_file():
+            reason, remedy = "it is an adapter without its model", "merge it into the model, and save that"
+        elif (place / "config.yaml").is_file():
+            reason, remedy = "it is a run without an export", "finish the run: the command that began it continues it"
+        else:
+            remedy = "check the folder's files, or name one that save_pretrained has written"
+    return refuse(setting, name_or_path, f"{what}: {reason}", remedy)
+
+
 def fit_together(model: nn.Module, tokenizer: PreTrainedTokenizerBase, block_size: int) -> None:
     """Grow the embeddings to the tokenizer's size where they are too small; raises Refused for too long blocks."""
     rows = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
-        log.warning("embeddings grow from %d to %d rows, as the tokenizer needs", rows, len(tokenizer))
-        model.resize_token_embeddings(len(tokenizer))
+    tokens = vocabulary_size(tokenizer)
+    if tokens > rows:
+        log.warning("embeddings grow from %d to %d rows, as the tokenizer needs", rows, tokens)
+        model.resize_token_embeddings(tokens)
     limit = positions(model)
     if limit is not None and block_size > limit:
         wrong = f"the model has only {limit} positions"
@@ -119,7 +187,3 @@ def positions(model: nn.Module) -> int | None:
             # RoBERTa and its kin count from the padding index on
             return size if module.padding_idx is None else size - (module.padding_idx + 1)
     return size
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")

@@ -28,6 +28,7 @@ from lightning_lm.runs.tracking import finish_wandb
 from lightning_lm.training.checkpoints import BEST, check_best, load_weights, to_go_on_from
 from lightning_lm.training.components import RunComponents, build
 from lightning_lm.training.fsdp import unsharded
+from lightning_lm.training.probe import probe, tell_plan
 from lightning_lm.training.trainer import build_callbacks, build_loggers, build_module, build_trainer
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
     ledger = components.data.ledger()
     same_text(run, ledger)
     checkpoint = to_go_on_from(run)
+    if checkpoint is None:
+        probe(cfg, components, run)
     run_id = (read_json(run / "environment.json") or {}).get("wandb_run_id") or secrets.token_hex(4)
     run.mkdir(parents=True, exist_ok=True)
     keep_log()
@@ -59,6 +62,7 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
         write_json(run / "environment.json", environment(wandb_run_id=run_id, options=chosen(cfg)))
         write_json(run / "ledger.json", ledger)
     log.info("%s", show_ledger(ledger))
+    tell_plan(cfg, components, run)
     log.info("%s", describe(components.model, cfg.optimizer.groups, cfg.optimizer.weight_decay))
     summary: dict[str, Any] = {"status": "failed"}
     try:

@@ -10,6 +10,7 @@ from typing import Any
 from lightning_lm.data.corpora.corpus import Corpus, content_hash
 from lightning_lm.data.readers import batched, checked
 from lightning_lm.errors import Problem, Refused, nearest, refuse
+from lightning_lm.faults import innermost
 
 
 def hub_corpus(path: str, name: str | None, revision: str | None, text_column: str, splits: dict[str, str]) -> Corpus:
@@ -66,12 +67,13 @@ def _load_dataset(path: str, name: str | None, revision: str | None, split: str 
     except (exceptions.DatasetsError, OSError) as error:  # the Hub's own errors are OSErrors
         about_revision = str(error).startswith("Revision")
         setting, value = ("data.revision", revision) if about_revision else ("data.path", path)
-        raise refuse(setting, value, str(error), "check it against the dataset's page") from error
+        remedy = "check its files: each must have the same columns" if Path(path).exists() else f"see {path}'s page"
+        raise refuse(setting, value, innermost(error), remedy) from error
     except ValueError as error:
         valid = re.search(r"(?:Available: |configs: )\[(.*?)\]", str(error))
         if valid is None:
             setting, value = ("data.splits", split) if split else ("data.path", path)
-            raise refuse(setting, value, str(error), "correct it") from error
+            raise refuse(setting, value, innermost(error), "correct it") from error
         names = re.findall(r"'(.*?)'", valid[1])
         wrong = f"the dataset has the configurations {', '.join(names)}"
         remedy = nearest(name, names) if name else "name one of them"

@@ -1,0 +1,106 @@
+"""One pass through the model before anything is spent; and what a run is going to do, in a few lines."""
+
+import json
+import logging
+import math
+import os
+import shutil
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_lm.config.schema import Config
+from lightning_lm.errors import refuse
+from lightning_lm.faults import SAYS_NO_MEMORY, innermost
+from lightning_lm.files import replacing
+from lightning_lm.models.activations import recomputed
+from lightning_lm.models.loading import vocabulary_size
+from lightning_lm.models.loss import labelled_nll
+from lightning_lm.models.output_head import find_head
+from lightning_lm.runs.folder import read_json
+from lightning_lm.training.components import RunComponents, accelerator
+
+log = logging.getLogger(__name__)
+PROBED = "probed.json"  # in a sweep's folder: the models and shapes whose probe went well
+BYTES_PER_PARAMETER = 12 * 4 + 4  # float32 with AdamW's state: last, previous, best, and the one being written; export
+SHOWN = 300  # characters of the first block
+
+
+def probe(cfg: Config, components: RunComponents, run: Path) -> None:
+    """A forward and a backward pass with the first micro batch, as long as they will be, and the highest token id.
+
+    It finds what no attribute of a model tells, such as position tables that end early, and memory. Neither random
+    state nor gradients are left changed. In a sweep it is done once for each model and shape. Under fsdp it isn't done:
+    the whole model may not fit on a device.
+
+    Raises:
+        Refused: the pass fails, or gives a loss that is no number.
+    """
+    shape = [cfg.model, cfg.data.block_size, cfg.objective, cfg.hardware, cfg.trainer.global_batch_size]
+    key = json.dumps([asdict(part) if hasattr(part, "__dataclass_fields__") else part for part in shape], default=str)
+    done = run.parent / PROBED if (run.parent / "sweep.json").exists() else None
+    known = (read_json(done) or {}) if done else {}
+    if cfg.hardware.strategy == "fsdp" or key in known:
+        return
+    device = torch.device("cpu")
+    if accelerator(cfg.hardware) == "gpu":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    batch = components.data.first_training_batch(cfg.hardware.devices * cfg.hardware.nodes)
+    batch["input_ids"] = batch["input_ids"].clone()
+    batch["input_ids"][-1, -1] = vocabulary_size(components.tokenizer) - 1
+    loss = _pass(cfg, components.model.to(device).train(), batch)
+    if not math.isfinite(loss):
+        wrong = f"its loss is {loss} before the first step"
+        raise refuse("model", cfg.model.tag, wrong, "choose another checkpoint, or another hardware.precision")
+    if done:
+        with replacing(done) as scratch:
+            scratch.write_text(json.dumps({**known, key: True}))
+
+
+def _pass(cfg: Config, model: Any, batch: dict[str, Any]) -> float:
+    device = next(model.parameters()).device
+    low = {"bf16": torch.bfloat16, "16": torch.float16}.get(cfg.hardware.precision.partition("-")[0])
+    precision = torch.autocast(device.type, low) if low else nullcontext()
+    inputs = {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in batch.items()}
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.compiler.set_stance("force_eager"):
+            with precision, recomputed(model):
+                nll = labelled_nll(model, find_head(model), inputs).nll
+            nll.backward()
+            return float(nll.detach())
+    except IndexError as error:
+        wrong = f"the model fails on blocks of this length, or on the highest token id ({innermost(error)})"
+        raise refuse("data.block_size", cfg.data.block_size, wrong, "lower it, or choose another model") from error
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not SAYS_NO_MEMORY.search(str(error)):
+            raise
+        size = cfg.hardware.micro_batch_size or len(inputs["input_ids"])
+        wrong = f"memory is short for a pass with {size} blocks ({innermost(error)})"
+        remedy = "lower it, or set hardware.gradient_checkpointing=true"
+        raise refuse("hardware.micro_batch_size", size, wrong, remedy) from error
+    finally:
+        model.zero_grad(set_to_none=True)
+
+
+def tell_plan(cfg: Config, components: RunComponents, run: Path) -> None:
+    """Log how large model, run and checkpoints are, and the first block as the model gets it."""
+    parameters, plan = components.model.num_parameters(), components.data.plan("train")
+    steps = f"{components.max_steps:,} steps" if cfg.trainer.max_minutes is None else f"{cfg.trainer.max_minutes:g} min"
+    place = next(path for path in (run.absolute(), *run.absolute().parents) if path.exists())
+    needed, free = parameters * BYTES_PER_PARAMETER / 1e9, shutil.disk_usage(place).free / 1e9
+    log.info(
+        "%s parameters; %s, of %s tokens each; about %.2g GB of disk for checkpoints and export, %.3g GB are free",
+        f"{parameters:,}",
+        steps,
+        f"{plan.global_batch_size * cfg.data.block_size:,}",
+        needed,
+        free,
+    )
+    if needed > free:
+        log.warning("run_dir=%s: the disk may become full; make room, or choose a folder on another disk", run)
+    batch = components.data.first_training_batch(1)
+    text = components.tokenizer.decode(batch["input_ids"][0].tolist())
+    log.info("the first block: %r%s", text[:SHOWN], "…" if len(text) > SHOWN else "")
