@@ -9,6 +9,8 @@ from lightning_lm.config.validation import check
 # what is typed | how the line begins | what its remedy says
 CASES = """
 optimizer.lrr=3                    | optimizer.lrr=3: no such setting         | did you mean optimizer.lr?
+name=../../x                       | name=../../x: leads out of the folder      | give a plain name, or run_dir=FOLDER
+data=hub & data.path='https://me:secret@host/x' | data.path=https://…@host/x: holds a password | leave it out; log in
 optimiser.lr=3                     | optimiser.lr=3: no such setting          | did you mean optimizer.lr?
 lr=3                               | lr=3: no such setting                    | did you mean optimizer.lr?
 trainer.lr=3                       | trainer.lr=3: no such setting            | did you mean optimizer.lr?

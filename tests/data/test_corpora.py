@@ -17,6 +17,7 @@ from lightning_lm.data.corpora.corpus import Corpus
 from lightning_lm.data.corpora.hub import hub_corpus
 from lightning_lm.data.corpora.python_docs import python_docs_corpus
 from lightning_lm.data.corpora.text_files import text_corpus
+from lightning_lm.data.schema import HubDataConfig
 from lightning_lm.errors import Refused
 
 WIKITEXT = Path(__file__).parents[3] / "shared" / "wikitext-2"
@@ -170,8 +171,10 @@ def test_warm_start_reads_no_text(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("one\ntwo\n")
     settle(tmp_path / "a.txt")
     first = corpus(tmp_path).keys
-    opened, original = [], files_module._open
-    monkeypatch.setattr(files_module, "_open", lambda path, *a, **kw: opened.append(path) or original(path, *a, **kw))
+    opened = []
+    for name in ("open_bytes", "open_text"):
+        original = getattr(files_module, name)
+        monkeypatch.setattr(files_module, name, lambda path, f=original, **kw: opened.append(path) or f(path, **kw))
     assert corpus(tmp_path).keys == first and not opened
     (tmp_path / "a.txt").write_text("one\ntoo\n")  # as long as before, and too fresh to be remembered
     assert corpus(tmp_path).keys != first and opened
@@ -191,7 +194,14 @@ CONTENT = {
     "column.csv": (b"id,body\n1,a\n", "data.text_column=text: {} has the columns id, body"),
     "header.csv": (b"id,text\n", "data.train={}: an empty file"),
     "number.jsonl": (b'{"text": 3}', "data.text_column=text: row 1 of {} is no text but of type int"),
-    "null.jsonl": (b'{"text": null}', "data.text_column=text: row 1 of {} is null"),
+    "null.jsonl": (b'{"text": null}', "data.train={}: an empty file"),
+    "lines.ndj": (
+        b'{"text": "a"}\n',
+        "data.train={}: it looks like JSON lines, and its name doesn't say so",
+    ),
+    "paper.pdf": (b"%PDF-1.7 ...", "data.train={}: it is no text of a known kind; give txt, md, csv"),
+    "broken.jsonl.zst": (b"\x28\xb5\x2f\xfdxx", "data.train={}: can't be read: "),
+    "broken.txt.xz": (b"plain", "data.train={}: can't be read: "),
     "broken.jsonl": (b'{"text": "a', "data.train={}: can't be read: line 1 is not JSON"),
     "list.jsonl": (b'["a"]', "data.train={}: can't be read: record 1 is no object"),
     "broken.json": (b'[{"text": "a"},', "data.train={}: can't be read: Expecting value"),
@@ -211,7 +221,7 @@ def test_content_that_is_refused(tmp_path, name):
     assert len(told) == 1 and told[0].startswith(line.format(tmp_path / name))
 
 
-@pytest.mark.parametrize("values, line", [(["a", None], "row 2 of {} is null"), ([b"a"], "row 1 of {} is no text")])
+@pytest.mark.parametrize("values, line", [([b"a"], "row 1 of {} is no text"), ([1], "row 1 of {} is no text")])
 def test_parquet_values_that_are_refused(tmp_path, values, line):
     file = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": values}), file)
@@ -219,10 +229,10 @@ def test_parquet_values_that_are_refused(tmp_path, values, line):
     assert told[0].startswith("data.text_column=text: " + line.format(file))
 
 
-def test_later_records_are_refused_when_read(tmp_path):
-    write_records(tmp_path / "a.jsonl", ["fine", None])
-    good = corpus(tmp_path, {"train": [str(tmp_path / "a.jsonl")]})
-    assert refusal(rows, good) == [f"data.text_column=text: row 2 of {tmp_path}/a.jsonl is null; leave such rows out"]
+def test_rows_without_text_are_left_out_and_counted(tmp_path, caplog):
+    write_records(tmp_path / "a.jsonl", ["fine", None, "too", None])
+    assert rows(corpus(tmp_path, {"train": [str(tmp_path / "a.jsonl")]})) == ["fine", "too"]
+    assert f"{tmp_path}/a.jsonl: 2 rows without text (null) are left out" in caplog.text
 
 
 def test_everything_wrong_with_the_files_at_once(tmp_path):
@@ -271,9 +281,9 @@ def test_wrong_names_of_a_dataset(dataset):
 
     remedy = "the dataset has the splits train, validation; did you mean validation?"
     assert refusal(told, validation="validaton")[0] == f"data.splits.validation=validaton: {remedy}"
-    both = refusal(told, column="txet", test="test")
+    both = refusal(told, column="txet", test="tset")
     assert both[0].startswith("data.text_column=txet: the split train of ") and "text, label" in both[0]
-    assert both[1].startswith("data.splits.test=test: the dataset has the splits train, validation")
+    assert both[1].startswith("data.splits.test=tset: the dataset has the splits train, validation")
     assert refusal(told, column="label")[0].startswith("data.text_column=label: row 1 of the split train of")
     assert "the dataset has the configurations default" in refusal(told, name="nope")[0]
     assert refusal(told, validation="train[x:]")[0].startswith("data.splits=train[x:]: ")
@@ -300,3 +310,23 @@ def test_hub_out_of_reach(monkeypatch, tmp_path):
 def test_unknown_dataset(tmp_path):
     told = refusal(hub_corpus, str(tmp_path / "nope" / "x" / "y"), None, None, "text", SPLITS)
     assert len(told) == 1 and told[0].startswith(f"data.path={tmp_path}/nope/x/y: ")
+
+
+def test_a_dataset_without_a_test_split(dataset, caplog):
+    loaded = hub_corpus(str(dataset), None, None, "text", {**SPLITS, "test": "test"})
+    assert set(loaded.keys) == set(SPLITS)
+    assert "has no test split, and so the run has no test" in caplog.text
+    settings = HubDataConfig(path=str(dataset), splits={**SPLITS, "test": None})
+    assert list(settings.problems()) == [] and set(settings.build().keys) == set(SPLITS)
+
+
+def test_shards_that_disagree_name_the_cause(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    (tmp_path / "data").mkdir()
+    for name, record in (
+        ("train-0.jsonl", {"text": "a", "x": None}),
+        ("train-1.jsonl", {"text": "b", "x": {"t": "c"}}),
+    ):
+        (tmp_path / "data" / name).write_text(json.dumps(record) + "\n")
+    (told,) = refusal(hub_corpus, str(tmp_path / "data"), None, None, "text", {"train": "train"})
+    assert told.endswith("check its files: each must have the same columns") and "An error occurred" not in told

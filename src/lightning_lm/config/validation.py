@@ -3,14 +3,17 @@
 What concerns one axis is said by the axis itself (``problems()``); what crosses axes is said here.
 """
 
+import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
 from lightning_lm.config.schema import AXES, Config, Strategy
-from lightning_lm.constraints import Settings, is_share_or_steps, unsatisfied
+from lightning_lm.constraints import Settings, is_share_or_steps, unsatisfied, walk
 from lightning_lm.errors import Problem, Refused, nearest
 from lightning_lm.models.schema import TRAIN
+
+CREDENTIALS = re.compile(r"\w+://([^/@\s]*:?[^/@\s]+)@")
 
 
 def check(cfg: Config) -> None:
@@ -24,7 +27,7 @@ def problems(cfg: Config) -> list[Problem]:
     common = (part.problems() for part in (cfg.hardware, cfg.logger, cfg.trainer))
     of_axes = (part.problems() for part in parts)
     crossing = (vocabulary(cfg), schedule(cfg), callbacks(cfg), batch(cfg))
-    return list(chain(unsatisfied(cfg), names(cfg), *common, folders(cfg), *of_axes, *crossing))
+    return list(chain(unsatisfied(cfg), names(cfg), *common, folders(cfg), secrets(cfg), *of_axes, *crossing))
 
 
 def names(cfg: Config) -> Iterator[Problem]:
@@ -46,8 +49,20 @@ def folders(cfg: Config) -> Iterator[Problem]:
     for name, value in required.items():
         if not value.strip():
             yield Problem(name, repr(value), "empty", "give one, or leave it out for the default")
+        elif name == "name" and (".." in Path(value).parts or Path(value).is_absolute()):
+            yield Problem(name, value, "leads out of the folder outputs", "give a plain name, or run_dir=FOLDER")
         elif name != "name" and Path(value).expanduser().is_file():
             yield Problem(name, value, "a file", "give a folder")
+
+
+def secrets(cfg: Config) -> Iterator[Problem]:
+    """A password in a URL would stand in config.yaml, in W&B and on the model card."""
+    for name, _, value in walk(cfg):
+        parts = value if isinstance(value, list) else [*value.values()] if isinstance(value, dict) else [value]
+        for text in parts:
+            if isinstance(text, str) and (match := CREDENTIALS.search(text)):
+                shown = text.replace(match[1], "…")
+                yield Problem(name, shown, "holds a password or token", "leave it out; log in, or use the environment")
 
 
 def vocabulary(cfg: Config) -> Iterator[Problem]:

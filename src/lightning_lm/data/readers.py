@@ -1,26 +1,32 @@
-"""Rows of text in local files: lines, or the records of JSON lines, CSV and Parquet; and hashes of their content."""
+"""Rows of text in local files: lines, or the records of JSON, CSV, Parquet and Arrow; and hashes of their content."""
 
 import codecs
 import csv
 import glob
-import gzip
 import hashlib
 import json
+import logging
+import lzma
 import os
 import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lightning_lm.data.formats import KNOWN, format_of, open_bytes, open_text
 from lightning_lm.errors import Problem, Refused, nearest, refuse
 from lightning_lm.files import replacing
 
+log = logging.getLogger(__name__)
 csv.field_size_limit(sys.maxsize)  # a field may hold a whole document; the module's own limit is 128 KiB
-UNREADABLE = (ValueError, csv.Error, OSError, EOFError, zlib.error)  # Arrow's and JSON's errors are ValueErrors
+# Arrow's errors and JSON's are ValueErrors
+UNREADABLE = (ValueError, csv.Error, OSError, EOFError, zlib.error, lzma.LZMAError)
 SETTLED = 2_000_000_000  # ns after which a file's time of change tells it from what was there before
 
 
@@ -65,8 +71,8 @@ def fingerprints(
         hashes[split] = []
         for path in paths:
             size, changed = state(path)
-            entry = f"{path.resolve()}|{size}|{changed}|{_reader(path)[0]}|{column}"
             try:
+                entry = f"{path.resolve()}|{size}|{changed}|{_reader(split, path)[0]}|{column}"
                 digest = known.get(entry) or fresh.get(entry) or examine(split, path, column)
             except Refused as refused:
                 problems += refused.problems
@@ -90,20 +96,25 @@ def state(path: Path) -> tuple[int, int]:
 def records(split: str, path: Path, column: str) -> Iterator[str]:
     """A file's rows, one after the other; raises Refused where it can't go on."""
     try:
-        _, read = _reader(path)
+        _, read = _reader(split, path)
         yield from checked(read(path, column), str(path), column)
     except UNREADABLE as error:
         raise refuse(f"data.{split}", path, f"can't be read: {error}", "correct the file, or leave it out") from error
 
 
 def checked(rows: Iterable[object], where: str, column: str) -> Iterator[str]:
-    """The rows, every one of them text; raises Refused at the first that is not."""
+    """The rows that are there, every one of them text; raises Refused at the first that is something else."""
+    missing = 0
     for number, row in enumerate(rows, 1):
-        if not isinstance(row, str):
-            kind = "null" if row is None else f"no text but of type {type(row).__name__}"
-            remedy = "leave such rows out" if row is None else "choose a column of text"
-            raise refuse("data.text_column", column, f"row {number} of {where} is {kind}", remedy)
-        yield row
+        if row is None:
+            missing += 1
+        elif isinstance(row, str):
+            yield row
+        else:
+            kind = f"no text but of type {type(row).__name__}"
+            raise refuse("data.text_column", column, f"row {number} of {where} is {kind}", "choose a column of text")
+    if missing:
+        log.warning("%s: %s rows without text (null) are left out", where, f"{missing:,}")
 
 
 def batched(rows: Iterable[str], most: int = 4000, characters: int = 2**14) -> Iterator[list[str]]:
@@ -121,13 +132,15 @@ def batched(rows: Iterable[str], most: int = 4000, characters: int = 2**14) -> I
 
 def examine(split: str, path: Path, column: str) -> str:
     """Read a file once for its hash and for what can be wrong with it, for which it raises Refused."""
-    hashed_name, read = _reader(path)
+    hashed_name, read = _reader(split, path)
     digest, decoder, done = hashlib.sha256(hashed_name.encode()), codecs.getincrementaldecoder("utf-8")(), 0
     try:
-        with _open(path, "rb") as file:
+        with open_bytes(path) as file:
             while chunk := file.read(2**20):
+                if not done and chunk.startswith(codecs.BOM_UTF8):
+                    digest.update(b"without")  # tokens from before it was taken off are others
                 digest.update(chunk)
-                if read is not read_parquet:
+                if read not in (read_parquet, read_arrow):
                     pending = len(decoder.getstate()[0])
                     decoder.decode(chunk)
                 done += len(chunk)
@@ -153,23 +166,25 @@ def _remember(memory: Path, entries: dict[str, str]) -> None:
         raise refuse("data.cache_dir", memory.parent, wrong, "make room, or choose another folder") from error
 
 
-def _reader(path: Path) -> "tuple[str, Reader]":
-    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    return READERS.get(suffix.lower(), LINES)
+def _reader(split: str, path: Path) -> "tuple[str, Reader]":
+    try:
+        return READERS[format_of(path)]
+    except ValueError as error:
+        raise refuse(f"data.{split}", path, str(error), f"give {KNOWN}, with the suffix that says which") from error
 
 
-def _open(path: Path, mode: str, **options) -> Any:
-    return gzip.open(path, mode, **options) if path.suffix == ".gz" else open(path, mode, **options)
+def has_lines(split: str, path: Path) -> bool:
+    return _reader(split, path)[1] is read_lines
 
 
 def read_lines(path: Path, column: str) -> Iterator[str]:
     """Lines as ``datasets`` has them: every kind of line break becomes "\\n", and nothing else ends a line."""
-    with _open(path, "rt", encoding="utf-8") as file:
+    with open_text(path) as file:
         yield from file
 
 
 def read_json_lines(path: Path, column: str) -> Iterator[object]:
-    with _open(path, "rt", encoding="utf-8-sig") as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, 1):
             if line.isspace():
                 continue
@@ -180,29 +195,32 @@ def read_json_lines(path: Path, column: str) -> Iterator[object]:
 
 
 def read_json(path: Path, column: str) -> Iterator[object]:
-    with _open(path, "rt", encoding="utf-8-sig") as file:
-        if not file.read(256).lstrip().startswith("["):
-            yield from read_json_lines(path, column)
-            return
-        file.seek(0)
-        for number, record in enumerate(json.load(file), 1):
-            yield _field(path, record, column, number)
+    with open_text(path) as file:
+        content = file.read()
+    if not content[:256].lstrip().startswith("["):
+        yield from read_json_lines(path, column)
+        return
+    for number, record in enumerate(json.loads(content), 1):
+        yield _field(path, record, column, number)
 
 
 def _field(path: Path, record: object, column: str, number: int) -> object:
     if not isinstance(record, dict):
         raise ValueError(f"record {number} is no object with named fields")
+    names = [column] if column in record else column.split(".")
     if number == 1:
-        _column_index(path, column, list(record))
-    value = record.get(column)
+        _column_index(path, column, list(record), names[0])
+    value: object = record
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
     if isinstance(value, str):
         value.encode()  # JSON can spell half a surrogate pair, which is no text
     return value
 
 
-def read_csv(path: Path, column: str) -> Iterator[object]:
-    with _open(path, "rt", encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
+def read_csv(path: Path, column: str, delimiter: str = ",") -> Iterator[object]:
+    with open_text(path, newline="") as file:
+        reader = csv.reader(file, strict=True, delimiter=delimiter)
         header = next(reader, None)
         if header is None:
             return
@@ -215,25 +233,50 @@ def read_csv(path: Path, column: str) -> Iterator[object]:
 
 def read_parquet(path: Path, column: str) -> Iterator[object]:
     with pq.ParquetFile(path) as file:
-        _column_index(path, column, file.schema_arrow.names)
+        names = file.schema_arrow.names
+        top = column if column in names else column.split(".")[0]
+        _column_index(path, column, names, top)
         for batch in file.iter_batches(1000, columns=[column]):
-            yield from batch.column(0).to_pylist()
+            yield from _within(batch.column(0).to_pylist(), column, top)
 
 
-def _column_index(path: Path, column: str, columns: list[str]) -> int:
-    if column not in columns:
+def read_arrow(path: Path, column: str) -> Iterator[object]:
+    """A file of Arrow's, or a stream as ``datasets`` keeps them."""
+    with pa.memory_map(str(path)) as source:
+        is_file = source.read(6) == b"ARROW1"
+        source.seek(0)
+        reader = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
+        top = column if column in reader.schema.names else column.split(".")[0]
+        place = _column_index(path, column, reader.schema.names, top)
+        batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
+        for batch in batches:
+            yield from _within(batch.column(place).to_pylist(), column, top)
+
+
+def _within(values: list[Any], column: str, top: str) -> Iterator[object]:
+    """What stands at a dotted place within the values of a column."""
+    for value in values:
+        for name in column.removeprefix(top).split(".")[1:]:
+            value = value.get(name) if isinstance(value, dict) else None
+        yield value
+
+
+def _column_index(path: Path, column: str, columns: list[str], top: str | None = None) -> int:
+    if (top or column) not in columns:
         wrong = f"{path} has the columns {', '.join(columns)}"
         raise refuse("data.text_column", column, wrong, nearest(column, columns))
-    return columns.index(column)
+    return columns.index(top or column)
 
 
 Reader = Callable[[Path, str], Iterator[object]]
-# Suffix → the name by which a file's hash knows its reader, and the reader. Cached tokens, and runs to be gone on with,
+# Format → the name by which a file's hash knows its reader, and the reader. Cached tokens, and runs to be gone on with,
 # hang on the hash: a name stays as it is, whatever its reader is called.
 READERS: dict[str, tuple[str, Reader]] = {
-    ".jsonl": ("_json_lines", read_json_lines),
-    ".json": ("_json", read_json),
-    ".csv": ("_csv", read_csv),
-    ".parquet": ("_parquet", read_parquet),
+    "json lines": ("_json_lines", read_json_lines),
+    "json": ("_json", read_json),
+    "csv": ("_csv", read_csv),
+    "tsv": ("_tsv", partial(read_csv, delimiter="\t")),
+    "parquet": ("_parquet", read_parquet),
+    "arrow": ("_arrow", read_arrow),
+    "lines": ("_lines", read_lines),
 }
-LINES: tuple[str, Reader] = ("_lines", read_lines)  # of every other file

@@ -53,7 +53,7 @@ class HubDataConfig(DataConfig):
     name: str | None = None  # configuration of the dataset
     revision: str | None = None  # a commit's 40 hex digits pin it
     text_column: str = "text"
-    splits: dict[str, str] = setting({split: split for split in SPLITS})
+    splits: dict[str, str | None] = setting({split: split for split in SPLITS})  # null: the run has no such split
 
     @property
     def tag(self) -> str:
@@ -67,9 +67,10 @@ class HubDataConfig(DataConfig):
         if not (self.path and self.path.strip()):
             remedy = "give an id of the Hub, such as Salesforce/wikitext"
             yield Problem("data.path", self.path or "null", "no dataset", remedy)
-        for split in sorted({"train", "validation"} - set(self.splits)):
+        given = {split: name for split, name in self.splits.items() if name is not None}
+        for split in sorted({"train", "validation"} - set(given)):
             yield Problem("data.splits", self.splits, f"has no {split}", f"add {split}: NAME_OF_A_SPLIT")
-        for split, name in self.splits.items():
+        for split, name in given.items():
             if split not in SPLITS:
                 yield Problem(f"data.splits.{split}", name, "no part of a run", nearest(split, list(SPLITS)))
             elif split != "train" and name == self.splits.get("train"):
@@ -79,7 +80,8 @@ class HubDataConfig(DataConfig):
     def build(self) -> "Corpus":
         from lightning_lm.data.corpora.hub import hub_corpus
 
-        return hub_corpus(self.path or "", self.name, self.revision, self.text_column, self.splits)
+        splits = {split: name for split, name in self.splits.items() if name is not None}
+        return hub_corpus(self.path or "", self.name, self.revision, self.text_column, splits)
 
 
 @dataclass

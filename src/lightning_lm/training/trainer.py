@@ -1,5 +1,6 @@
 """From the typed configuration to what trains a run's components: module, callbacks, loggers, Lightning's Trainer."""
 
+import os
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
 
 from lightning_lm.config.composition import as_settings
-from lightning_lm.config.schema import Config, HardwareConfig
+from lightning_lm.config.schema import Config, HardwareConfig, LoggerConfig
 from lightning_lm.optim.groups import build_optimizer
 from lightning_lm.optim.schema import build_scheduler
 from lightning_lm.runs.tracking import RunFolderLogger, wandb_logger
@@ -76,13 +77,15 @@ def build_module(cfg: Config, components: RunComponents, budget: Budget) -> Lang
 def build_loggers(cfg: Config, run: Path, run_id: str) -> list[Any]:
     if cfg.logger.name != "wandb":
         return [RunFolderLogger(run)]
+    logger, environ = cfg.logger, os.environ  # W&B's own variables hold where a setting has its default
+    project = environ.get("WANDB_PROJECT") if logger.project == LoggerConfig().project else None
     dashboard = wandb_logger(
         run,
         run_id,
-        project=cfg.logger.project,
-        entity=cfg.logger.entity,
-        name=cfg.name if run.name == cfg.name else f"{cfg.name}-{run.name}",
-        group=cfg.logger.group or cfg.name,
+        project=project or logger.project,
+        entity=logger.entity or environ.get("WANDB_ENTITY"),
+        name=environ.get("WANDB_NAME") or (cfg.name if run.name == cfg.name else f"{cfg.name}-{run.name}"),
+        group=logger.group or environ.get("WANDB_RUN_GROUP") or cfg.name,
         tags=[*cfg.logger.tags, cfg.objective.name, cfg.model.tag, cfg.data.tag],
         config=as_settings(cfg),
     )

@@ -1,5 +1,6 @@
 """A dataset of the Hugging Face Hub, or of a local folder, as a corpus."""
 
+import logging
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -12,6 +13,8 @@ from lightning_lm.data.readers import batched, checked
 from lightning_lm.errors import Problem, Refused, nearest, refuse
 from lightning_lm.faults import innermost
 
+log = logging.getLogger(__name__)
+
 
 def hub_corpus(path: str, name: str | None, revision: str | None, text_column: str, splits: dict[str, str]) -> Corpus:
     """A dataset of the Hub, or of a local folder; ``splits`` names for each of ours one of the dataset's, or a slice.
@@ -22,6 +25,8 @@ def hub_corpus(path: str, name: str | None, revision: str | None, text_column: s
     loaded = cache(lambda: _load(path, name, revision, text_column, splits))
 
     def rows(split: str) -> Iterator[list[str]]:
+        if split not in loaded():
+            raise refuse(f"data.splits.{split}", splits[split], "the dataset has no such split", "set it to null")
         batches = loaded()[split].select_columns(text_column).with_format("arrow").iter(1000)
         texts = chain.from_iterable(batch[text_column].to_pylist() for batch in batches)
         return batched(checked(texts, f"the split {splits[split]} of {path}", text_column))
@@ -29,6 +34,8 @@ def hub_corpus(path: str, name: str | None, revision: str | None, text_column: s
     pinned = revision and re.fullmatch("[0-9a-f]{40}", revision) and not Path(path).exists()
     keys = {}
     for ours, theirs in splits.items():
+        if not pinned and ours not in loaded():
+            continue
         version = revision if pinned else loaded()[ours]._fingerprint
         keys[ours] = content_hash("hub", path, name, text_column, theirs, version)
     return Corpus(keys, rows, " ".join(filter(None, (path, name))) + (f"@{revision}" if revision else ""))
@@ -38,6 +45,9 @@ def _load(path: str, name: str | None, revision: str | None, column: str, splits
     dataset = _load_dataset(path, name, revision)
     problems, chosen = [], {}
     for ours, theirs in splits.items():
+        if ours == theirs == "test" and theirs not in dataset and len(splits) > 1:
+            log.warning("data.splits.test: %s has no test split, and so the run has no test", path)
+            continue
         if theirs not in dataset and re.split(r"[\[+]", theirs)[0] not in dataset:
             wrong = f"the dataset has the splits {', '.join(dataset)}"
             problems.append(Problem(f"data.splits.{ours}", theirs, wrong, nearest(theirs, list(dataset))))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning_lm.data.cache import DEFAULT_CACHE
 from lightning_lm.data.corpora.corpus import Corpus, content_hash
-from lightning_lm.data.readers import batched, examine, expand, fingerprints, records, state
+from lightning_lm.data.readers import batched, examine, expand, fingerprints, has_lines, records, state
 from lightning_lm.errors import Problem, Refused, refuse
 
 
@@ -20,7 +20,7 @@ def text_corpus(
     cache_dir: str | Path = DEFAULT_CACHE,
     verify: bool = False,
 ) -> Corpus:
-    """Local files: a row is a line with its break, or a record's ``text_column`` (json lines, csv, parquet; also .gz).
+    """Local files, also compressed: a row is a line with its break, or a record's ``text_column``.
 
     Raises Refused with everything that is wrong with the files, all at once.
 
@@ -35,6 +35,8 @@ def text_corpus(
     paths = {split: expand(split, patterns, problems) for split, patterns in files.items()}
     if problems:
         raise Refused(*problems)
+    if text_column != "text" and all(has_lines(split, path) for split in files for path in paths[split]):
+        raise refuse("data.text_column", text_column, "the files have lines, and no columns", "leave it out")
     seen = {split: [state(path) for path in paths[split]] for split in files}
     hashes = fingerprints(paths, text_column, Path(cache_dir).expanduser(), verify=verify)
     percents = {"validation": validation_percent, "test": test_percent}
