@@ -1,5 +1,6 @@
 """A run that was cut off ends as if it had not been."""
 
+import itertools
 import json
 import os
 import random
@@ -19,6 +20,7 @@ import lightning_lm as lm
 from lightning_lm.errors import Refused
 from lightning_lm.hub.push import push
 from lightning_lm.run import train
+from lightning_lm.training.checkpoints import LastCheckpoint
 from lightning_lm.training.module import LanguageModel
 from lightning_lm.training.samples import PromptSamples
 from lightning_lm.training.telemetry import Telemetry
@@ -228,3 +230,20 @@ def test_a_folder_that_was_moved_goes_on_with_its_best_checkpoint(way, dropping,
     assert ours["best_step"] == theirs["best_step"] < 22
     assert ours["val/loss"] == theirs["val/loss"]
     assert_same(tmp_path / "elsewhere", tmp_path / "whole")
+
+
+def test_a_checkpoint_by_minutes(dropping, text, tmp_path, monkeypatch):
+    """On a clock on which each step takes a minute."""
+    more = ["trainer.checkpoint_every_n_steps=null", "trainer.checkpoint_every_n_minutes=5", "trainer.max_steps=12"]
+    job = compose(*settings(dropping, text, tmp_path / "run", *more))
+    saved, clock = [], itertools.count(step=60)
+    monkeypatch.setattr("lightning_lm.training.checkpoints.time.monotonic", lambda: float(next(clock)))
+    original = LastCheckpoint.on_save_checkpoint
+
+    def note(self, trainer, *rest):
+        saved.append(trainer.global_step)
+        original(self, trainer, *rest)
+
+    monkeypatch.setattr(LastCheckpoint, "on_save_checkpoint", note)
+    train(job)
+    assert len(saved) >= 3 and set(saved) - {12}, "besides the one after the only validation"

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
+from lightning_lm.config.schema import TrainerConfig
 from lightning_lm.errors import refuse
 from lightning_lm.files import replacing, zip_damage
 from lightning_lm.interrupts import Interrupted, interrupts
@@ -25,18 +27,20 @@ LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 
 class LastCheckpoint(Checkpoint):
-    """``last.ckpt`` at an interval, after each validation, and when a signal asks to stop: between two optimiser steps.
+    """``last.ckpt`` at intervals, after each validation, and when a signal asks to stop: between two optimiser steps.
 
     A validation that a signal cuts off is done again, whole, when the run goes on. Of several ranks all stop at the
-    same place, whichever of them has got the signal: one alone would leave the others waiting.
+    same place, whichever of them has got the signal: one alone would leave the others waiting. Of the interval in
+    minutes, the first rank's clock decides.
     """
 
-    def __init__(self, folder: Path, every_n_steps: int | None, val_every_n_steps: int | None):
-        self.path = folder / LAST
-        self.every_n_steps, self.val_every_n_steps = every_n_steps, val_every_n_steps
+    def __init__(self, folder: Path, settings: TrainerConfig):
+        self.path, self.settings = folder / LAST, settings
+        self.saved = time.monotonic()  # when the last checkpoint was written, or this process began
         self.validation_pending = False  # when the checkpoint was written
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: LanguageModel, checkpoint: dict[str, Any]) -> None:
+        self.saved = time.monotonic()
         checkpoint["accumulate"] = trainer.accumulate_grad_batches
         checkpoint["validation_pending"] = self.validation_pending
 
@@ -69,17 +73,20 @@ class LastCheckpoint(Checkpoint):
         if not stepped(trainer, batch_idx):
             return
         ends_epoch = batch_idx + 1 == trainer.num_training_batches
-        validates = self.val_every_n_steps and trainer.global_step % self.val_every_n_steps == 0
+        step, settings = trainer.global_step, self.settings
+        validates = settings.val_every_n_steps and step % settings.val_every_n_steps == 0
         if ends_epoch or validates or trainer.should_stop:
             return  # a save before a validation would skip it on resume
-        stops = _any_rank_stops(trainer)
-        if stops or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
+        minutes = settings.checkpoint_every_n_minutes
+        due = trainer.is_global_zero and minutes is not None and time.monotonic() - self.saved >= 60 * minutes
+        stops, due = _agreed(trainer, due)
+        if stops or due or (settings.checkpoint_every_n_steps and step % settings.checkpoint_every_n_steps == 0):
             trainer.save_checkpoint(self.path, weights_only=False)
         if stops:
             raise Interrupted(stops)
 
     def on_validation_batch_start(self, trainer: L.Trainer, pl_module: LanguageModel, *batch: Any) -> None:
-        if trainer.state.fn == "fit" and interrupts.deferred and (number := _any_rank_stops(trainer)):
+        if trainer.state.fn == "fit" and interrupts.deferred and (number := _agreed(trainer)[0]):
             for callback in trainer.callbacks:
                 if isinstance(callback, WeightAveraging):
                     callback.on_validation_epoch_end(trainer, pl_module)  # it takes the average out again
@@ -90,7 +97,7 @@ class LastCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         if trainer.state.fn == "fit":
             trainer.save_checkpoint(self.path, weights_only=False)
-            if interrupts.deferred and (number := _any_rank_stops(trainer)):
+            if interrupts.deferred and (number := _agreed(trainer)[0]):
                 raise Interrupted(number)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
@@ -100,12 +107,13 @@ class LastCheckpoint(Checkpoint):
         interrupts.install()
 
 
-def _any_rank_stops(trainer: L.Trainer) -> int:
-    """The number of the signal that asks to stop, of whichever rank has got one; 0 for none."""
+def _agreed(trainer: L.Trainer, due: bool = False) -> tuple[int, bool]:
+    """The signal that any rank has got, 0 for none; and whether any of them finds a checkpoint due."""
     if trainer.world_size == 1:
-        return interrupts.received
-    received = torch.tensor(float(interrupts.received), device=trainer.strategy.root_device)
-    return int(trainer.strategy.reduce(received, reduce_op="max"))
+        return interrupts.received, due
+    asked = torch.tensor([float(interrupts.received), float(due)], device=trainer.strategy.root_device)
+    received, due_anywhere = trainer.strategy.reduce(asked, reduce_op="max").tolist()
+    return int(received), bool(due_anywhere)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -53,7 +53,7 @@ def build_callbacks(cfg: Config, components: RunComponents, run: Path) -> Callba
         from lightning_lm.training.pruning import Pruning  # Optuna: only now
 
         callbacks.append(Pruning(run / "trial.json"))
-    last = LastCheckpoint(checkpoints, trainer.checkpoint_every_n_steps, trainer.val_every_n_steps)
+    last = LastCheckpoint(checkpoints, trainer)
     callbacks += [BestCheckpoint(checkpoints), last]
     if accelerator(cfg.hardware) == "cpu":
         callbacks.append(KeepFreedMemory())
