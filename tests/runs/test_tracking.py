@@ -228,14 +228,26 @@ def test_mode(environment, netrc, mode, tmp_path, monkeypatch, capfd):
 
 
 @pytest.mark.usefixtures("fresh_wandb")
-@pytest.mark.parametrize(
-    ("key", "wrong"), [(KEY, "connection refused"), ("short", "API key must have")], ids=["no server", "a bad key"]
-)
-def test_where_wandb_does_not_start(key, wrong, tiny_gpt2, text, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_API_KEY", key)
+@pytest.mark.parametrize("typed", [[], ["logger.require_online=true"]], ids=["offline", "required"])
+def test_a_server_that_does_not_answer(typed, tiny_gpt2, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "1")
-    with pytest.raises(Refused, match=wrong) as refused:
+    job = compose(*settings(tiny_gpt2, text, tmp_path / "run"), *typed)
+    if typed:
+        with pytest.raises(Refused, match="^logger.require_online=True: http://127.0.0.1:9 can't be reached"):
+            train(job)
+        return
+    train(job)
+    told = capsys.readouterr().err
+    assert "W&B: http://127.0.0.1:9 can't be reached (Connection refused); the run goes on offline" in told
+    assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 1
+
+
+@pytest.mark.usefixtures("fresh_wandb")
+def test_where_wandb_does_not_start(tiny_gpt2, text, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    with pytest.raises(Refused, match="API key must have") as refused:
         train(compose(*settings(tiny_gpt2, text, tmp_path / "run")))
     (line,) = str(refused.value).splitlines()
     assert line.startswith("logger=wandb: ") and line.endswith("set WANDB_MODE=offline, or use logger=none")

@@ -106,6 +106,7 @@ class LoggerConfig(Settings):
     entity: str | None = setting(None, may_change=True)
     group: str | None = setting(None, may_change=True)
     tags: list[str] = setting([], may_change=True)
+    require_online: bool = setting(False, may_change=True)  # end where W&B's server can't be reached
 
     def problems(self) -> Iterator[Problem]:
         if self.name not in ("wandb", "none"):

@@ -3,10 +3,13 @@
 import logging
 import os
 import shlex
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -16,6 +19,7 @@ from lightning_lm.figures import COLUMNS, EVALUATED, SPLITS
 from lightning_lm.runs.step_table import StepTable
 
 log = logging.getLogger(__name__)
+ANSWER = 8.0  # seconds that a server has to answer
 
 
 class RunFolderLogger(Logger):
@@ -53,7 +57,23 @@ def wandb_mode() -> str:
     return mode if wandb.login(prompt=False, verify=False) else "offline"
 
 
-def wandb_logger(
+def server_error() -> str | None:
+    """Why W&B's server can't be reached; None where it can, which takes a few seconds at most to tell."""
+    import wandb
+
+    base = wandb.setup().settings.base_url
+    url, proxies = urlsplit(base), getproxies()
+    if url.scheme in proxies and not proxy_bypass(url.hostname or ""):
+        url = urlsplit(proxies[url.scheme])
+    try:
+        port = url.port or (443 if url.scheme == "https" else 80)
+        socket.create_connection((url.hostname or "", port), timeout=ANSWER).close()
+    except OSError as error:
+        return f"{base} can't be reached ({error.strerror or error})"
+    return None
+
+
+def wandb_logger(  # noqa: PLR0913
     run: Path,
     run_id: str,
     *,
@@ -63,11 +83,14 @@ def wandb_logger(
     group: str,
     tags: list[str],
     config: dict[str, Any],
+    require_online: bool = False,
 ) -> WandbLogger:
     """A W&B run that a later start with the same id continues; under W&B's own agent the one that it has made.
 
     Offline, every start writes a part of its own under the same id, which ``wandb sync`` sends in order of time. Steps
     that were done again after a cut-off are in it twice, at the same ``trainer/global_step``.
+
+    Where its server can't be reached, the run is kept offline, unless ``require_online``.
 
     Raises:
         Refused: W&B doesn't start, or doesn't take the key or the project.
@@ -79,6 +102,11 @@ def wandb_logger(
         wandb.finish()  # WandbLogger would write into it
     try:
         mode = wandb_mode()
+        if mode not in ("offline", "dryrun", "disabled") and rank_zero_only.rank == 0 and (wrong := server_error()):
+            if require_online:
+                raise refuse("logger.require_online", True, wrong, "set it to false: the run is then kept offline")
+            log.warning("W&B: %s; the run goes on offline", wrong)
+            mode = "offline"
         logger = WandbLogger(
             project=project,
             entity=entity,

@@ -88,6 +88,7 @@ def build_loggers(cfg: Config, run: Path, run_id: str) -> list[Any]:
         group=logger.group or environ.get("WANDB_RUN_GROUP") or cfg.name,
         tags=[*cfg.logger.tags, cfg.objective.name, cfg.model.tag, cfg.data.tag],
         config=as_settings(cfg),
+        require_online=logger.require_online,
     )
     return [RunFolderLogger(run), dashboard]
 
