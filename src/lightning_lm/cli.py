@@ -188,3 +188,7 @@ def report(args: argparse.Namespace) -> None:
 
     output = args.output or (args.folders[0] if len(args.folders) == 1 else Path()) / "report.html"
     print(report(args.folders, output, args.recipe))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+EXPORT_AGAIN = "delete the run's summary.json: the command that began the run then writes the export again"
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -1,5 +1,6 @@
 """Files and folders that reach the disk whole or not at all, and whose damage shows."""
 
+import json
 import os
 import shutil
 import zipfile
@@ -65,12 +66,23 @@ def damage(folder: Path, expected: dict[str, int]) -> str | None:
     return None
 
 
+def export_damage(run: Path) -> str | None:
+    """What is wrong with the files of a run's export; None where nothing is, or where it has no checksums yet."""
+    try:
+        check = json.loads((run / "export_check.json").read_text(encoding="utf-8"))
+        return damage(run / "export", check.get("crc32", {}))
+    except FileNotFoundError:
+        return None
+    except (ValueError, AttributeError) as error:
+        return f"export_check.json is damaged: {error}"
+
+
 def zip_damage(path: Path) -> str | None:
     """What is wrong with a file that ``torch.save`` has written, a ZIP archive whose records carry their CRC-32."""
     try:
         with zipfile.ZipFile(path) as archive:
             record = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except Exception as error:  # flipped bits in its headers raise whatever comes of them
         return f"it is cut off or damaged: {error}"
     return record and f"its record {record} is damaged: the checksum is another"
 

@@ -115,6 +115,7 @@ def run_job(job: Config, run_test: bool = True) -> float:
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
         start_method="forkserver",
+        signals_to_handle=",".join(number.name for number in heeded()),
     )
     place = (os.getcwd(), dict(os.environ), sys.argv, os.getpid())
     try:
@@ -182,7 +183,6 @@ def _cause(run: Path, errors: SimpleQueue, rank: int, failure: Any) -> BaseExcep
 def own_signal_handlers():
     """The agent installs its handlers for good: put back those that were there."""
     before = {number: signal.getsignal(number) for number in heeded()}
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(number.name for number in heeded())
     try:
         yield
     finally:

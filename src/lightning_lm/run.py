@@ -44,9 +44,9 @@ def train(job: Config, *, run_test: bool = True) -> float:
             if job.model.hub_ids or repo or is_hub_id(job.data.dataset):
                 check_before_training(job.model.hub_ids, repo, online=go_offline_if_unreachable())
             silence_warnings()
-            from lightning_lm.training.fit import fit  # torch, Lightning and transformers: only now
-
             try:
+                from lightning_lm.training.fit import fit  # torch, Lightning and transformers: only now
+
                 summary = fit(job, run, run_test, keep_log)
             except SystemExit as interrupt:
                 _tell_interrupt(run, run_test, interrupt)

@@ -17,7 +17,7 @@ def test_a_failed_build_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         build_once(tmp_path / "a" / "b", fail)
     assert [path.name for path in (tmp_path / "a").iterdir() if path.is_dir()] == []
-    assert build_once(tmp_path / "a" / "b", lambda folder: None)
+    assert build_once(tmp_path / "a" / "b", lambda folder: (folder / "file").touch())
     assert not build_once(tmp_path / "a" / "b", fail)
 
 

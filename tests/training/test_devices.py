@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, compose, fork_server, forked
+from conftest import ROOT, compose, fork_server, forked, in_fresh_process
 from safetensors.torch import load_file
 from tiny import write_gpt2
 
@@ -323,3 +323,41 @@ def signalled_in_a_validation(*arguments):
 
     LanguageModel.validation_step = validate
     return rank_of_a_job(*arguments)
+
+
+def signalled_at_a_step(*arguments):
+    """A rank of which the first one signals the process that has started the job."""
+    environ, number = arguments[-1][1], int(arguments[-1][1]["NUMBER"])
+    original = Budget.on_train_batch_end
+
+    def stop(self, trainer, *more):
+        original(self, trainer, *more)
+        if trainer.global_step == 5 and os.environ["RANK"] == "0":
+            os.kill(int(environ["AGENT"]), number)
+            time.sleep(1)  # it comes back from there
+
+    Budget.on_train_batch_end = stop
+    return rank_of_a_job(*arguments)
+
+
+def start_ignoring(job, ignored, number):
+    """In a process of its own; its exit code."""
+    for each in ignored:
+        signal.signal(each, signal.SIG_IGN)
+    os.environ.update(AGENT=str(os.getpid()), NUMBER=str(number))
+    launch._rank = signalled_at_a_step
+    try:
+        launch.start(job, named=True)
+    except SystemExit as ended:
+        return ended.code
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("ignored", "number", "code"),
+    [((), signal.SIGUSR1, 138), pytest.param((signal.SIGHUP,), signal.SIGHUP, 0, marks=pytest.mark.slow)],
+)
+def test_the_signals_of_several_ranks_are_those_of_one(ignored, number, code, tiny_gpt2, text, tmp_path):
+    job = compose(*settings(tiny_gpt2, text, tmp_path / "run", "hardware.devices=2", "trainer.max_steps=8"))
+    assert in_fresh_process(start_ignoring, job, ignored, number) == code
+    assert step_of(tmp_path / "run" / "checkpoints" / "last.ckpt") >= 5

@@ -247,3 +247,26 @@ def test_a_checkpoint_by_minutes(dropping, text, tmp_path, monkeypatch):
     monkeypatch.setattr(LastCheckpoint, "on_save_checkpoint", note)
     train(job)
     assert len(saved) >= 3 and set(saved) - {12}, "besides the one after the only validation"
+
+
+def test_a_row_counts_all_labels_since_the_last_one(dropping, text, tmp_path, monkeypatch):
+    more = ["trainer.log_every_n_steps=5", "trainer.checkpoint_every_n_steps=3"]
+    whole, cut = (compose(*settings(dropping, text, tmp_path / name), *more) for name in ("whole", "cut"))
+    train(whole)
+    cut_off(monkeypatch, BATCH_END, 8, cut)
+    train(cut)
+    assert_same(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("place", [26, -8, -1500, -60])
+def test_flipped_bits_of_a_checkpoints_headers(place, dropping, text, tmp_path, monkeypatch, reference):
+    """Where its records are listed, which no checksum covers: noticed, or without effect."""
+    job = compose(*settings(dropping, text, tmp_path / "run"))
+    cut_off(monkeypatch, BATCH_END, 20, job)
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    for bit in (1, 32):
+        content[place] ^= bit
+    last.write_bytes(content)
+    train(job)
+    assert_same(tmp_path / "run", reference())

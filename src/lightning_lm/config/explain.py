@@ -37,6 +37,9 @@ def running_job() -> Iterator[None]:
         if hydra.mode == RunMode.RUN:
             sys.exit(code)
         raise
+    except SystemExit:
+        remove_empty(Path(HydraConfig.get().runtime.output_dir))
+        raise
     except Exception as bug:
         bug.in_job = True  # type: ignore[attr-defined]
         raise

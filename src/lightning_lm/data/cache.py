@@ -7,7 +7,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from lightning_lm.errors import refuse
+from lightning_lm.errors import Refused, refuse
+from lightning_lm.faults import problem_of
 from lightning_lm.files import checksums, damage, remove, replacing
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> bool:
                 build(scratch)
                 (scratch / CHECKSUMS).write_text(json.dumps(checksums(scratch)))
     except OSError as error:
+        if problem := problem_of(error, {"data.cache_dir": folder.parent}):
+            raise Refused(problem) from error
         wrong = f"can't be written ({error.strerror or error})"
         raise refuse("data.cache_dir", folder.parent, wrong, "make room, or choose another folder") from error
     return True
@@ -46,7 +49,7 @@ def _is_whole(folder: Path) -> bool:
         return False
     try:
         expected = json.loads((folder / CHECKSUMS).read_text())
-        wrong = damage(folder, expected)
+        wrong = damage(folder, expected) if expected else f"{CHECKSUMS} is empty"
     except FileNotFoundError:
         return True  # from before there were checksums
     except (ValueError, AttributeError, OSError) as error:

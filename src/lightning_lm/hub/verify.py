@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lightning_lm.errors import refuse
+from lightning_lm.errors import EXPORT_AGAIN, refuse
+from lightning_lm.files import export_damage
 from lightning_lm.objectives.schema import OBJECTIVES
-from lightning_lm.runs.folder import export_damage
 
 
 def verify(run: Path) -> float:
@@ -26,7 +26,7 @@ def verify(run: Path) -> float:
         missing = "export/config.json" if check.exists() else check.name
         raise refuse("run", run, f"there is no {missing} in it", "name the folder of a finished run")
     if wrong := export_damage(run):
-        raise refuse("run", run, f"its export: {wrong}", "write the export again, or take the files from a copy")
+        raise refuse("run", run, f"its export: {wrong}", EXPORT_AGAIN)
     command = [sys.executable, "-m", "lightning_lm.hub.verify", str(run)]
     # Offline: whoever downloads the export has nothing but the export.
     offline = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}

@@ -10,10 +10,10 @@ from lightning_lm.config.composition import CONF, compose
 from lightning_lm.config.schema import Config
 from lightning_lm.constraints import REPOSITORY, looks_local
 from lightning_lm.data.schema import SPLITS, DataConfig, HubDataConfig, Separator, TextDataConfig
-from lightning_lm.errors import Problem, Refused, nearest, refuse
+from lightning_lm.errors import EXPORT_AGAIN, Problem, Refused, nearest, refuse
+from lightning_lm.files import export_damage
 from lightning_lm.hub.access import go_offline_if_unreachable
 from lightning_lm.objectives.schema import OBJECTIVES
-from lightning_lm.runs.folder import export_damage
 from lightning_lm.runs.settings import part_of
 
 
@@ -39,7 +39,7 @@ def locate(name: str) -> tuple[str, Config | None]:
         if not (path / "export" / "config.json").is_file():
             raise refuse("run", name, "it has no export", "finish the run: the command that began it continues it")
         if wrong := export_damage(path):
-            raise refuse("run", name, f"its export: {wrong}", "finish the run again, or take the files from a copy")
+            raise refuse("run", name, f"its export: {wrong}", EXPORT_AGAIN)
         return str(path / "export"), Config(data=part_of(path, "data"), objective=part_of(path, "objective"))
     if path.exists():
         wrong = "neither a run's folder (it has no config.yaml) nor a model's (no config.json)"

@@ -12,8 +12,9 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from transformers.utils import logging as transformers_logging
 
 from lightning_lm.allocator import imports_uncollected
-from lightning_lm.errors import Problem, Refused, nearest, refuse
-from lightning_lm.faults import chain, innermost
+from lightning_lm.errors import EXPORT_AGAIN, Problem, Refused, nearest, refuse
+from lightning_lm.faults import SAYS_NO_MEMORY, chain, innermost
+from lightning_lm.files import export_damage
 from lightning_lm.models.activations import fuse_gelu
 
 log = logging.getLogger(__name__)
@@ -47,10 +48,13 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def export_of(name_or_path: str) -> str:
-    """Where a model lies that a name stands for: of a run's folder, its export."""
+    """Where a model lies that a name stands for: of a run's folder, its export; raises Refused for a damaged one."""
     path = Path(name_or_path).expanduser()
-    is_run = (path / "config.yaml").is_file() and (path / "export" / "config.json").is_file()
-    return str(path / "export") if is_run else name_or_path
+    if not ((path / "config.yaml").is_file() and (path / "export" / "config.json").is_file()):
+        return name_or_path
+    if wrong := export_damage(path):
+        raise refuse("model.name_or_path", name_or_path, f"its export: {wrong}", EXPORT_AGAIN)
+    return str(path / "export")
 
 
 def load_config(
@@ -74,6 +78,8 @@ def load_config(
             base = AutoConfig.for_model(model_type)
         else:
             base = AutoConfig.from_pretrained(export_of(name_or_path), revision=revision, trust_remote_code=False)
+    except Refused:
+        raise
     except Exception as error:
         setting, value = ("model.name_or_path", name_or_path) if name_or_path else ("model.model_type", model_type)
         raise _refusal(setting, value, "no model can be loaded", error) from error
@@ -117,7 +123,7 @@ def load_model(
             ignore_mismatched_sizes=True,  # refused below, by name
             trust_remote_code=False,
         )
-    except MemoryError:
+    except (MemoryError, Refused):
         raise
     except Exception as error:
         raise _refusal("model.name_or_path", name_or_path, "its weights can't be loaded", error) from error
@@ -140,7 +146,11 @@ def _new_model(auto: Any, config: PretrainedConfig) -> nn.Module:
     """With random weights; a config's slips show only in the model's own code."""
     try:
         model = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError, AssertionError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
+        if SAYS_NO_MEMORY.search(str(error)):
+            raise
         raise refuse("model.config", config.model_type, innermost(error), DOCUMENTED) from error
     if not layers(model):
         raise refuse("model.config", config.model_type, "the model has no layers", DOCUMENTED)

@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lightning_lm.errors import refuse
-from lightning_lm.files import damage, replacing
+from lightning_lm.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -144,11 +144,6 @@ def _git(*arguments: str, codes: tuple[int, ...] = (0,)) -> str | None:
 
 def is_finished(run: Path) -> bool:
     return (read_json(run / "summary.json") or {}).get("status") == "finished"
-
-
-def export_damage(run: Path) -> str | None:
-    """What is wrong with the files of a run's export; None where nothing is, or where it has no checksums yet."""
-    return damage(run / "export", (read_json(run / "export_check.json") or {}).get("crc32", {}))
 
 
 def job_status(folder: Path) -> str:

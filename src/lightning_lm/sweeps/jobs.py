@@ -53,6 +53,10 @@ def claim_folder(folder: Path, fixed: Settings, search: list[Settings]) -> None:
     there = read_json(folder / "sweep.json")
     if there is None and any(path.name != LOCK for path in folder.iterdir()):
         raise refuse("hydra.sweep.dir", folder, "the folder isn't empty and holds no sweep", "choose a new one")
+    if there is not None and not {"fixed", "search"} <= there.keys():
+        raise refuse(
+            "file", folder / "sweep.json", "it is damaged: settings are missing", "choose a new hydra.sweep.dir"
+        )
     if there is not None and (there["fixed"], there["search"]) != (fixed, search[: len(there["search"])]):
         raise refuse("hydra.sweep.dir", folder, "the folder holds another sweep", f"{SAME}, or choose a new one")
     write_json(folder / "sweep.json", {"fixed": fixed, "search": search})

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from lightning_lm.config.schema import TrainerConfig
 from lightning_lm.errors import refuse
+from lightning_lm.faults import first_line
 from lightning_lm.files import replacing, zip_damage
 from lightning_lm.interrupts import Interrupted, interrupts
 from lightning_lm.training.module import LanguageModel
@@ -172,7 +173,7 @@ def to_go_on_from(run: Path) -> Path | None:
     there = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
     damages = {}
     for path in there:
-        if not (wrong := zip_damage(path)):
+        if not (wrong := _damage(path)):
             break
         damages[path] = wrong
     else:
@@ -186,10 +187,18 @@ def to_go_on_from(run: Path) -> Path | None:
     return path
 
 
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint; also where its records are whole, and torch can't read what lists them."""
+    try:
+        return zip_damage(checkpoint) or (step_of(checkpoint) < 0 and "it has no step") or None
+    except Exception as error:
+        return f"it can't be read: {first_line(error)}"
+
+
 def check_best(run: Path) -> None:
     """Raises Refused where ``best.ckpt`` is damaged: it must not be exported."""
     best = run / "checkpoints" / BEST
-    if best.exists() and (wrong := zip_damage(best)):
+    if best.exists() and (wrong := _damage(best)):
         remedy = "delete that file: of the validations from here on the best is exported"
         raise refuse("run_dir", run, f"checkpoints/{BEST}: {wrong}", remedy)
 

@@ -35,6 +35,7 @@ class Telemetry(Callback):
         self.figures: dict[str, float] = {}  # of the latest validation; a checkpoint keeps them, the best one its own
         self.peak_memory = 0.0  # GB, of this process in training and its validations
         self._clock_runs = True
+        self._unlogged: list[float] | None = None  # NLL and tokens of the steps since the last row, of all ranks
         self._started, self._seconds_before = time.monotonic(), 0.0  # of this process; in the ones before it
         self._logged = (0, 0.0, 0.0)  # tokens, seconds in training steps and those spent waiting, at the last log
         self._flops_per_token: float | None = None  # where the device's peak is known
@@ -74,6 +75,9 @@ class Telemetry(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, RunFolderLogger) and trainer.is_global_zero:
                 logger.table.rewind(trainer.global_step)
+        if self._unlogged is not None and trainer.is_global_zero:
+            nll, tokens = self._unlogged
+            pl_module.train_nll.update(torch.tensor(nll, dtype=torch.float64, device=pl_module.device), int(tokens))
         self._logged = (self.tokens_seen(trainer.global_step), 0.0, 0.0)
         self._clock_runs = trainer.profiler is self.clock
 
@@ -98,7 +102,13 @@ class Telemetry(Callback):
             self._log_training(trainer, pl_module, step)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: LanguageModel, checkpoint: dict[str, Any]) -> None:
+        """The row that is logged next counts all labels since the last one, whatever lies between."""
         self.timer.pause(pl_module.device)
+        sums = torch.stack([pl_module.train_nll.nll, pl_module.train_nll.tokens])
+        checkpoint["unlogged"] = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: LanguageModel, checkpoint: dict[str, Any]) -> None:
+        self._unlogged = checkpoint.get("unlogged")  # runs from before it was kept have none
 
     def _log_training(self, trainer: L.Trainer, pl_module: LanguageModel, step: int) -> None:
         loss = pl_module.train_nll.compute().get("loss")  # there is none where no token was labelled
