@@ -14,6 +14,9 @@ test-slow: .venv/ready ## run the tests that take minutes, with real tokenizers 
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,real]'
 	@$(BIN)/python -m pytest -m 'slow or not slow' $(ARGS)
 
+kills: .venv/ready ## kill runs at 100 random moments each, on one and two processes, which takes an hour
+	@KILLS=100 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' tests/training/test_kills.py $(ARGS)
+
 lint: .venv/ready ## check style
 	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
 
@@ -38,4 +41,4 @@ clean: ## remove the virtual environment
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
 
-.PHONY: help train test test-slow lint types bench bench-gpu clean
+.PHONY: help train test test-slow kills lint types bench bench-gpu clean
