@@ -201,6 +201,8 @@ CONTENT = {
     ),
     "paper.pdf": (b"%PDF-1.7 ...", "data.train={}: it is no text of a known kind; give txt, md, csv"),
     "broken.jsonl.zst": (b"\x28\xb5\x2f\xfdxx", "data.train={}: can't be read: "),
+    "broken.tokens.xz": (b"plain", "data.train={}: can't be read: "),
+    "broken.tokens.gz": (b"plain", "data.train={}: can't be read: "),
     "broken.txt.xz": (b"plain", "data.train={}: can't be read: "),
     "broken.jsonl": (b'{"text": "a', "data.train={}: can't be read: line 1 is not JSON"),
     "list.jsonl": (b'["a"]', "data.train={}: can't be read: record 1 is no object"),

@@ -169,6 +169,8 @@ def _remember(memory: Path, entries: dict[str, str]) -> None:
 def _reader(split: str, path: Path) -> "tuple[str, Reader]":
     try:
         return READERS[format_of(path)]
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise refuse(f"data.{split}", path, f"can't be read: {error}", "correct the file, or leave it out") from error
     except ValueError as error:
         raise refuse(f"data.{split}", path, str(error), f"give {KNOWN}, with the suffix that says which") from error
 

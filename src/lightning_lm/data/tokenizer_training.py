@@ -55,12 +55,12 @@ def train_tokenizer(corpus: Corpus, kind: str, vocab_size: int, cache_dir: Path)
 
 def _rows(corpus: Corpus) -> Iterator[list[str]]:
     """The training rows, very long words cut: the time that they take grows with the square of their length."""
-    told = False
+    warned = False
     for batch in corpus.rows("train"):
         rows = [piece for text in batch for piece in _cut(text)]
-        if len(rows) > len(batch) and not told:
+        if len(rows) > len(batch) and not warned:
             log.warning("words of more than %s characters are cut for the tokenizer's training", f"{LONGEST:,}")
-            told = True
+            warned = True
         yield rows
 
 
