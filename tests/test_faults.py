@@ -1,6 +1,7 @@
 """Faults of the machine and of other libraries end in one line that names the setting, the cause and the remedy."""
 
 import errno
+import itertools
 import json
 import subprocess
 
@@ -99,8 +100,13 @@ def test_a_cache_that_gets_full(small_disk, dropping, text, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("name", ["summary.json", "environment.json", "ledger.json"])
-@pytest.mark.parametrize("content", ["", "{", "[1]"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *itertools.product(["summary.json", "environment.json", "ledger.json"], ["", "{", "[1]"]),
+        ("summary.json", '{"status": "finished"}'),
+    ],
+)
 def test_a_damaged_file_of_a_run_is_named(name, content, dropping, text, tmp_path, reference):
     run = tmp_path / "run"
     run.mkdir()

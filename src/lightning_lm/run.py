@@ -59,12 +59,12 @@ def train(job: Config, *, run_test: bool = True) -> float:
 
 
 def _tell_interrupt(run: Path, run_test: bool, interrupt: SystemExit) -> None:
-    last = run / "checkpoints" / "last.ckpt"
-    if last.exists():
+    saved = [path for name in ("last", "previous") if (path := run / "checkpoints" / f"{name}.ckpt").exists()]
+    if saved:
         from lightning_lm.training.checkpoints import step_of
 
         place = f"run_dir={run}" if run_test else f"hydra.sweep.dir={run.parent}"  # of a sweep
-        log.warning("interrupted: the same command with %s goes on from step %d", place, step_of(last))
+        log.warning("interrupted: the same command with %s goes on from step %d", place, step_of(saved[0]))
     else:
         log.warning("interrupted: nothing was saved yet, and the same command begins again")
     if interrupt.code == 128 + signal.SIGUSR1 and rank() == 0 and (answer := ask_for_requeue(os.environ)):

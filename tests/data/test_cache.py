@@ -42,6 +42,8 @@ def test_a_damaged_entry_is_made_again(damage, tmp_path, caplog):
     assert (entry / "file").read_text() == "abc" and not build_once(entry, build)
 
 
-def test_an_entry_from_before_there_were_checksums_serves(tmp_path):
+def test_an_entry_whose_content_can_not_be_checked_is_made_again(tmp_path, caplog):
+    """As one from before there were checksums: text and tokenizer are there, and give the same tokens."""
     (tmp_path / "entry").mkdir()
-    assert not build_once(tmp_path / "entry", os.listdir)
+    assert build_once(tmp_path / "entry", lambda folder: (folder / "file").touch())
+    assert f"{tmp_path / 'entry'}: checksums.json is missing; it is made again" in caplog.text

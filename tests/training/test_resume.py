@@ -153,6 +153,9 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(damage, dropping, text, tmp_pa
     scratch = tmp_path / "run" / "checkpoints" / ".best.ckpt.123.tmp"
     scratch.write_text("half")
     damage(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    whole = (tmp_path / "run" / "checkpoints" / "previous.ckpt").read_bytes()
+    cut_off(monkeypatch, BATCH_END, 19, job)  # just after the next save
+    assert (tmp_path / "run" / "checkpoints" / "previous.ckpt").read_bytes() == whole
     train(job)
     (told,) = [line for line in capsys.readouterr().err.splitlines() if "goes on from previous.ckpt" in line]
     assert "last.ckpt: it" in told and ("damaged" in told or "cut off" in told)

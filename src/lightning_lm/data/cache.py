@@ -51,7 +51,7 @@ def _is_whole(folder: Path) -> bool:
         expected = json.loads((folder / CHECKSUMS).read_text())
         wrong = damage(folder, expected) if expected else f"{CHECKSUMS} is empty"
     except FileNotFoundError:
-        return True  # from before there were checksums
+        wrong = f"{CHECKSUMS} is missing"  # as of entries from before there were any: what they hold can't be checked
     except (ValueError, AttributeError, OSError) as error:
         wrong = f"{CHECKSUMS}: {error}"
     if wrong:

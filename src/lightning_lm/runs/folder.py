@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "lightning", "transformers", "datasets", "tokenizers", "torchmetrics", "hydra-core", "wandb")
 SWEEPS = Path("outputs/sweeps")
+FIGURES = ("val/loss", "steps", "best_step", "tokens_seen", "tokens_per_second", "seconds")  # of a finished run
 LOCK = ".lock"  # of a folder, while a process works in it
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what a file system says that has none
 
@@ -143,7 +144,14 @@ def _git(*arguments: str, codes: tuple[int, ...] = (0,)) -> str | None:
 
 
 def is_finished(run: Path) -> bool:
-    return (read_json(run / "summary.json") or {}).get("status") == "finished"
+    """Raises Refused where the summary says so without the figures that belong to it."""
+    path = run / "summary.json"
+    summary = read_json(path) or {}
+    finished = summary.get("status") == "finished"
+    if finished and (missing := [name for name in FIGURES if name not in summary]):
+        wrong = f"it is damaged: it has no {', '.join(missing)}"
+        raise refuse("file", path, wrong, "delete it: the command that began the run then writes it again")
+    return finished
 
 
 def job_status(folder: Path) -> str:

@@ -20,6 +20,7 @@ from lightning_lm.errors import refuse
 from lightning_lm.faults import first_line
 from lightning_lm.files import replacing, zip_damage
 from lightning_lm.interrupts import Interrupted, interrupts
+from lightning_lm.logs import rank
 from lightning_lm.training.module import LanguageModel
 from lightning_lm.training.telemetry import stepped
 
@@ -183,6 +184,8 @@ def to_go_on_from(run: Path) -> Path | None:
         return None
     for damaged, wrong in damages.items():
         log.warning("%s: %s; the run goes on from %s, the one before", damaged, wrong, path.name)
+        if rank() == 0:  # else the next save would put it in that one's place
+            os.replace(damaged, damaged.with_suffix(".damaged"))
     check_best(run)
     return path
 
