@@ -1,0 +1,192 @@
+"""How sure the winner of a search is: in sentences, and in figures to draw."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lightning_lm.certainty.region import Region, region
+from lightning_lm.certainty.spread import pooled, within_noise
+from lightning_lm.certainty.surface import fit
+from lightning_lm.report.comparison import FIRST, Configuration, configurations, short_name
+from lightning_lm.report.runs import Run
+from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.numbers import brief, is_number
+from lightning_lm.runs.plots import read
+
+RATE, DECAY = FIRST
+SIDES = {-1: "lower", 1: "higher"}
+
+
+@dataclass(frozen=True)
+class SearchedRegion:
+    """Where the best learning rate, or rate and weight decay, lie at 90 %, in the settings' own units."""
+
+    settings: list[str]  # one or two, as the columns below
+    outlines: list[np.ndarray]  # (n, 2) closed polygons, to be drawn on logarithmic axes; none for one setting
+    limits: dict[str, tuple[float, float]]  # of the region's part in the searched box; empty where it has none
+    open_to: list[str]  # such as "higher learning rate": the region goes on beyond this edge
+    best: dict[str, float] | None  # the lowest point of the surface; None where the region is open
+
+
+@dataclass(frozen=True)
+class AveragingTime:
+    """Over how many steps AdamW's weights average past updates: 1/(peak rate × weight decay)."""
+
+    name: str  # of the configuration
+    loss: float
+    steps: float  # infinite without decay
+    epochs: float | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    sentences: list[str]
+    within_noise: list[str] = field(default_factory=list)  # names of configurations; none where the noise is unknown
+    region: SearchedRegion | None = None
+    sensitivity: float | None = None  # to the learning rate, in the loss's unit
+    averaging_times: list[AveragingTime] = field(default_factory=list)
+
+
+def name(configuration: Configuration) -> str:
+    """Such as "learning rate 0.01, weight decay 0.1"."""
+    return ", ".join(f"{short_name(key)} {brief(value)}" for key, value in configuration.settings.items())
+
+
+def verdict(runs: list[Run]) -> Verdict:
+    """What the runs of a search say about its winner, and what they can't say; no sentence where nothing was chosen."""
+    every = configurations(runs)
+    sets = [c for c in every if c.complete]
+    if len(sets) < 2:
+        return Verdict([])
+    spread, freedom = pooled([c.losses for c in sets])
+    sentences, inside, found = edges(sets), [], None
+    if freedom:
+        means, counts = np.array([c.mean for c in sets]), np.array([len(c.losses) for c in sets])
+        inside = [c for c, near in zip(sets, within_noise(means, counts, spread, freedom), strict=True) if near]
+        sentences.insert(0, noise_sentence(inside, sets, spread))
+        found = searched_region(sets, spread, freedom)
+        sentences += region_sentences(found) if found else []
+    else:
+        sentences.insert(0, "There is one seed, so the noise is unknown: another seed may have another winner.")
+    sensitive = sensitivity(every)
+    if sensitive is not None:
+        sentences.append(f"Sensitivity to the learning rate: {sensitive:.4f}, the mean loss above the best one's.")
+    times = averaging_times(sets)
+    if times and math.isfinite(times[0].steps):
+        epochs = f" ({times[0].epochs:.3g} epochs)" if times[0].epochs else ""
+        sentences.append(f"AdamW averages over {times[0].steps:.3g} steps{epochs} in the best configuration.")
+    return Verdict(sentences, [name(c) for c in inside], found, sensitive, times)
+
+
+def noise_sentence(inside: list[Configuration], sets: list[Configuration], spread: float) -> str:
+    seeds = f"The spread between seeds is {spread:.4f}."
+    if len(inside) == 1:
+        return f"The best configuration is told from the {len(sets) - 1} others (95 %). {seeds}"
+    return f"{len(inside)} of {len(sets)} configurations are within noise of the best (95 %). {seeds}"
+
+
+def edges(sets: list[Configuration]) -> list[str]:
+    """A warning for each numeric setting of which the best configuration has the lowest or the highest value."""
+    warnings = []
+    for key, value in sets[0].settings.items():
+        values = sorted({c.settings[key] for c in sets if is_number(c.settings[key])})
+        if len(values) > 1 and value in (values[0], values[-1]) and value != 0:
+            side = SIDES[-1 if value == values[0] else 1]
+            warnings.append(f"The best {short_name(key)}, {brief(value)}, lies on the grid's edge: try {side} ones.")
+    return warnings
+
+
+def neighbours(sets: list[Configuration], keys: list[str]) -> list[Configuration]:
+    """Those that differ from the best in these settings alone, and have them above 0, so that they have a logarithm."""
+    best = sets[0].settings
+    return [
+        c
+        for c in sets
+        if all(c.settings[key] == value or key in keys for key, value in best.items())
+        and all(is_number(value := c.settings.get(key)) and value > 0 for key in keys)
+    ]
+
+
+def searched_region(sets: list[Configuration], spread: float, freedom: int) -> SearchedRegion | None:
+    """Over both settings, else over one with the other as the best has it; None where there are too few values."""
+    for keys in ([RATE, DECAY], [RATE], [DECAY]):
+        near = neighbours(sets, keys)
+        if any(len({c.settings[key] for c in near}) < 3 for key in keys):
+            continue
+        logs = np.log([[c.settings[key] for key in keys] for c in near])
+        low, high = logs.min(axis=0), logs.max(axis=0)
+        points, means = 2 * (logs - low) / (high - low) - 1, np.array([c.mean for c in near])
+        surface = fit(points, means, np.array([len(c.losses) for c in near]), spread, freedom)
+        if surface is not None:
+            return in_units(region(surface), keys, low, high)
+    return None
+
+
+def in_units(scaled: Region, keys: list[str], low: np.ndarray, high: np.ndarray) -> SearchedRegion:
+    def unit(points: np.ndarray) -> np.ndarray:
+        return np.exp(low + (points + 1) / 2 * (high - low))
+
+    limits = dict(zip(keys, map(tuple, unit(scaled.corners).T), strict=True)) if scaled.corners is not None else {}
+    return SearchedRegion(
+        settings=keys,
+        outlines=[unit(polygon) for polygon in scaled.outlines],
+        limits=limits,
+        open_to=[f"{SIDES[side]} {short_name(keys[k])}" for k, side in scaled.open_to],
+        best=None if scaled.best is None else dict(zip(keys, unit(scaled.best).tolist(), strict=True)),
+    )
+
+
+def region_sentences(found: SearchedRegion) -> list[str]:
+    within = " and ".join(f"{short_name(key)} {low:.3g} to {high:.3g}" for key, (low, high) in found.limits.items())
+    if found.best is not None:
+        point = ", ".join(f"{short_name(key)} {value:.3g}" for key, value in found.best.items())
+        return [f"The surface is lowest at {point}; the 90 % region is {within}."]
+    where = f"Within the searched values it is {within}." if within else "It lies beyond the searched values."
+    return [f"The 90 % region of the best point is open to {', '.join(found.open_to)}. {where}"]
+
+
+def sensitivity(sets: list[Configuration]) -> float | None:
+    """Learning rate sensitivity (Wortsman et al., 2023, arXiv:2309.14322): how far losses lie above the best one's.
+
+    It is the mean over the logarithm of the rate, and no loss counts as higher than that before training, also where a
+    run diverged. Over the rates that were tried with the best configuration's other settings; None below three.
+    """
+    over = {"finished", "diverged"}
+    near = [c for c in neighbours(sets, [RATE]) if {run.status for run in c.runs} <= over]
+    if len(near) < 3:
+        return None
+    start = first_loss(near)
+    losses = [np.mean([min(start if run.loss is None else run.loss, start) for run in c.runs]) for c in near]
+    if not np.isfinite(losses).all():
+        return None
+    order = np.argsort([c.settings[RATE] for c in near])
+    rates, excess = np.log([near[i].settings[RATE] for i in order]), np.array(losses)[order] - sets[0].mean
+    return float(np.trapezoid(excess, rates) / (rates[-1] - rates[0]))
+
+
+def first_loss(near: list[Configuration]) -> float:
+    """The first training loss that was logged, at the lowest rate, which changes it least; infinite where none was."""
+    gentlest = min(near, key=lambda c: c.settings[RATE])
+    _, losses = read(gentlest.runs[0].folder / "metrics.csv").get("train/loss", ([], [math.inf]))
+    return losses[0] if math.isfinite(losses[0]) else math.inf
+
+
+def averaging_times(sets: list[Configuration]) -> list[AveragingTime]:
+    """Of the configurations that AdamW trained (Wang & Aitchison, 2024, arXiv:2405.13698).
+
+    AdamW multiplies weights by 1 − rate × decay at each step, so that they average updates over 1/(rate × decay) steps.
+    """
+    times = []
+    for c in sets:
+        run = c.runs[0]
+        if run.settings.get("optimizer.name") != "adamw":
+            continue
+        product = run.settings[RATE] * run.settings[DECAY]
+        steps = 1 / product if product else math.inf
+        blocks = (read_json(run.folder / "ledger.json") or {}).get("train", {}).get("blocks")
+        epoch = math.ceil(blocks / run.settings["trainer.global_batch_size"]) if blocks else None
+        if epoch and (limit := run.settings.get("trainer.limit_train_batches")):
+            epoch = min(epoch, limit)
+        times.append(AveragingTime(name(c), c.mean, steps, steps / epoch if epoch else None))
+    return times
