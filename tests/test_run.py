@@ -72,7 +72,7 @@ def test_the_run_and_its_schedule_end_together(tiny_gpt2, text, tmp_path, durati
     assert summary["steps"] == last["global_step"] == steps
     assert summary["tokens_seen"] == steps * 8 * 32
     rates = [float(row["learning_rate"]) for row in rows if row["learning_rate"]]
-    assert rates == pytest.approx([1e-3 * (1 - i / steps) for i in range(1, steps + 1)])
+    assert rates == pytest.approx([1e-3 * (1 - i / steps) for i in range(steps)])
     validated = [int(row["step"]) for row in rows if row["val/loss"]]
     assert validated == sorted({*range(5, steps + 1, 5), steps}), "once an epoch, and at the end"
 

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch.optim import Optimizer
 
 from lightning_lm.data.windows import BatchPlan
 from lightning_lm.errors import Diverged
@@ -35,6 +36,7 @@ class Telemetry(Callback):
         self.figures: dict[str, float] = {}  # of the latest validation; a checkpoint keeps them, the best one its own
         self.peak_memory = 0.0  # GB, of this process in training and its validations
         self._clock_runs = True
+        self.learning_rate: float | None = None  # that the latest step used
         self._unlogged: list[float] | None = None  # NLL and tokens of the steps since the last row, of all ranks
         self._started, self._seconds_before = time.monotonic(), 0.0  # of this process; in the ones before it
         self._logged = (0, 0.0, 0.0)  # tokens, seconds in training steps and those spent waiting, at the last log
@@ -90,6 +92,9 @@ class Telemetry(Callback):
             self._peak_flops = peak and peak * trainer.world_size
         self.timer.resume()
 
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: LanguageModel, optimizer: Optimizer) -> None:
+        self.learning_rate = optimizer.param_groups[0]["lr"]
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: LanguageModel, outputs, batch, batch_idx: int) -> None:
         if not stepped(trainer, batch_idx):
             return
@@ -124,7 +129,7 @@ class Telemetry(Callback):
         figures = {
             "train/loss": loss,
             "train/perplexity": exp(loss),
-            "learning_rate": trainer.lr_scheduler_configs[0].scheduler.get_last_lr()[0],
+            "learning_rate": self.learning_rate,
             "gradient_norm": float(pl_module.gradient_norm),
             "tokens_seen": now[0],
             "epoch": step / self.plan.steps,
