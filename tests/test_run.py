@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -91,6 +92,7 @@ def test_a_time_budget_ends_the_run_and_the_schedule(tiny_gpt2, text, tmp_path):
     assert 1.2 <= summary["seconds"] < 30
     assert last["lr_schedulers"][0]["_last_lr"][0] == pytest.approx(0, abs=1e-4)
     assert rows[-1]["val/loss"] and int(rows[-1]["step"]) == summary["steps"]
+    assert re.search(r"step 2 · loss .* left$", (tmp_path / "run" / "train.log").read_text(), re.MULTILINE)
     (tmp_path / "run" / "summary.json").unlink()  # as if it was cut off before its last line
     again, _, _ = run(tiny_gpt2, text, tmp_path / "run", "trainer.max_minutes=0.02")
     assert again["steps"] == summary["steps"] and again["val/loss"] == summary["val/loss"]
@@ -109,6 +111,7 @@ def test_early_stopping(tiny_gpt2, text, tmp_path):
     losses = [float(row["val/loss"]) for row in rows if row["val/loss"]]
     assert losses[-1] >= losses[-3] and losses[-2] >= losses[-3], "two without improvement"
     assert summary["steps"] == 5 * len(losses) < 45
+    assert "stopped early: val/loss did not improve in 2 validations" in (tmp_path / "run" / "train.log").read_text()
 
 
 def test_what_is_left_behind(tiny_bert, text, tmp_path, caplog):

@@ -17,9 +17,11 @@ def rank() -> int:
 
 
 class Console(logging.Handler):
-    """Writes to stderr above the progress bars."""
+    """Writes to stderr above the progress bars, and not what these show."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "on_bar", False) and sys.stderr.isatty():
+            return
         try:
             tqdm.write(self.format(record), file=sys.stderr)
         except Exception:  # a closed terminal ends no run

@@ -73,7 +73,7 @@ def tokenize(
         batches = _encoded(corpus.rows(split), tokenizer, special, word_starts)
         added = tokenizer.num_special_tokens_to_add() if special else 0
         dtype = np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.uint32
-        bar = tqdm(desc=f"tokenizing {split}", unit="B", unit_scale=True, leave=False)
+        bar = tqdm(desc=f"tokenizing {split}", unit="B", unit_scale=True, leave=False, disable=None)
         with bar, imports_uncollected():
             rows = _write_tokens(temporary, batches, dtype, added, end, bar.update)
         corpus.check_unchanged(split)

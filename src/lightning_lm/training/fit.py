@@ -46,7 +46,7 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
     first = rank() == 0  # of several processes one tells and writes
     if not first:
         logging.getLogger("lightning_lm").setLevel(logging.ERROR)
-        disable_progress_bar()
+    disable_progress_bar()  # of each shard that transformers reads and writes
     components = build(cfg)
     ledger = components.data.ledger()
     same_text(run, ledger)

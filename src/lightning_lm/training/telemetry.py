@@ -37,6 +37,8 @@ class Telemetry(Callback):
         self.peak_memory = 0.0  # GB, of this process in training and its validations
         self._clock_runs = True
         self.learning_rate: float | None = None  # that the latest step used
+        self.row_step, self.row_loss = -1, math.nan  # of the last row in metrics.csv that this process wrote
+        self.tokens_per_second: float | None = None  # likewise
         self._unlogged: list[float] | None = None  # NLL and tokens of the steps since the last row, of all ranks
         self._started, self._seconds_before = time.monotonic(), 0.0  # of this process; in the ones before it
         self._logged = (0, 0.0, 0.0)  # tokens, seconds in training steps and those spent waiting, at the last log
@@ -140,8 +142,14 @@ class Telemetry(Callback):
         }
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=step)
-        # As a tensor of the CPU: Lightning would put a number on the GPU, and read it back after each batch
-        pl_module.log("train/loss", torch.tensor(loss), prog_bar=True, logger=False)
+        self.row_step, self.row_loss, self.tokens_per_second = step, loss, rate
+
+    def loss_now(self, pl_module: LanguageModel) -> float | None:
+        """Mean over this process's tokens since the last row, right after it the row's; waits for a GPU to be there."""
+        sums = pl_module.train_nll
+        if tokens := float(sums.tokens):
+            return float(sums.nll) / tokens
+        return None if self.row_step < 0 else self.row_loss
 
     def _check(self, trainer: L.Trainer, kind: str, loss: float) -> None:
         if not math.isfinite(loss):

@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.profilers import PyTorchProfiler
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
@@ -23,6 +23,7 @@ from lightning_lm.training.components import PROFILED_STEPS, RunComponents, acce
 from lightning_lm.training.control import Budget, KeepFreedMemory, StepSeed
 from lightning_lm.training.fsdp import ShardedLanguageModel, ShardedStrategy
 from lightning_lm.training.module import LanguageModel
+from lightning_lm.training.progress import Progress
 from lightning_lm.training.samples import PromptSamples
 from lightning_lm.training.telemetry import Telemetry
 
@@ -44,7 +45,7 @@ def build_callbacks(cfg: Config, components: RunComponents, run: Path) -> Callba
     trainer, checkpoints = cfg.trainer, run / "checkpoints"
     telemetry = Telemetry(components.data.plan("train"), cfg.data.block_size, trainer.log_every_n_steps)
     budget = Budget(telemetry, components.max_steps, trainer.max_minutes)
-    callbacks: list[L.Callback] = [TQDMProgressBar(refresh_rate=10), StepSeed(cfg.seed), budget, telemetry]
+    callbacks: list[L.Callback] = [StepSeed(cfg.seed), budget, telemetry, Progress(telemetry, budget)]
     callbacks.append(PromptSamples(run, components.tokenizer, cfg.seed))
     callbacks += [part.build() for part in cfg.callbacks.values()]
     if trainer.patience is not None:
@@ -127,6 +128,7 @@ def build_trainer(cfg: Config, components: RunComponents, run: Path, callbacks: 
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the data module deals out the batches
         enable_model_summary=False,
+        enable_progress_bar=False,  # Progress has its own
         log_every_n_steps=1,  # Telemetry keeps the interval; this only silences a warning about short epochs
         logger=loggers,
         callbacks=callbacks.all,
