@@ -1,5 +1,6 @@
 """Exact figures of any causal or masked model, over disjoint blocks or a sliding window."""
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -49,7 +50,7 @@ def score(
     block_size: int,
     stride: int | None = None,
     batch_size: int | None = None,
-    device: torch.device | str = "cpu",
+    nll_of: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Score every token of a stream once: for CLM all but the first, for MLM those that the masks choose.
 
@@ -57,11 +58,12 @@ def score(
     them, at the price of more windows. Masks depend on positions in the stream alone.
 
     Args:
-        model: of the objective's Auto class; moved to ``device`` and put in eval mode.
+        model: of the objective's Auto class; put in eval mode. It stays on its device.
         stream: a split's tokens, by the same tokenizer.
         block_size: length of the windows, in tokens.
         stride: by how many tokens they advance; None: ``block_size - 1`` for CLM, ``block_size`` for MLM.
         batch_size: windows per forward pass; None: as many as make 4096 tokens.
+        nll_of: float64 [tokens of the stream], gets in nats what each token cost that was scored.
 
     Returns:
         ``loss`` in nats per scored token, ``perplexity``, ``accuracy``; for CLM ``bits_per_byte`` and
@@ -78,13 +80,16 @@ def score(
     batches = Batches(windows, objective, plan, rank=0, seed=None, pad_id=pad_id)
     loader = DataLoader(batches, batch_size=None, sampler=Positions(plan, lambda: 0), generator=torch.Generator())
 
-    model = model.to(device).eval()
+    device = next(model.eval().parameters()).device
     head, metric = find_head(model), TokenNLL().to(device)
     with torch.inference_mode():
-        for batch in tqdm(loader, desc="evaluating", unit="batch", leave=False, disable=None):
+        for number, batch in enumerate(tqdm(loader, desc="evaluating", unit="batch", leave=False, disable=None)):
             text = {"words": float(batch.pop("words")), "bytes": float(batch.pop("bytes"))}
             sums = labelled_nll(model, head, {name: x.to(device) for name, x in batch.items()}, with_hits=True)
             metric.update(sums.nll, sums.tokens, sums.hits, **(text if objective.text_metrics else {}))
+            if nll_of is not None:
+                window, place = np.divmod(batch["labelled"].numpy(), block_size)
+                nll_of[plan.of_step(number)[window] * stride + place + objective.shift] = sums.of_tokens.cpu()
     if not metric.tokens:
         wrong = f"of its {len(stream.tokens)} token(s) none is scored"
         raise refuse("data", "the text", wrong, "give a longer text")

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from lightning_lm.data.schema import TextDataConfig
 from lightning_lm.errors import Refused, nearest, refuse
 from lightning_lm.inference.sources import as_typed, data_config, locate, open_model
@@ -23,6 +25,7 @@ class Evaluation:
     stride: int
     figures: dict[str, float]
     labels: dict[str, str]  # name of a figure → label, for people
+    token_losses: Any = None  # where they were asked for
 
     def __getattr__(self, name: str) -> float:
         try:
@@ -56,8 +59,8 @@ def evaluate(
     stride: int | None = None,
     objective: str | None = None,
     batch_size: int | None = None,
-    separator: str | None = None,
-    **hub: str | None,
+    keep_nll: bool = False,
+    **text_options: str | None,
 ) -> Evaluation:
     """Exact figures of a run's or another model on a text.
 
@@ -69,15 +72,16 @@ def evaluate(
         stride: advance of the windows; None: as disjoint as can be.
         objective: ``clm`` or ``mlm``; None: the one that the model was trained for.
         batch_size: windows at once; None: up to 4096 tokens.
-        separator: between rows; None: the run's, or ``auto``.
-        hub: ``text_column``, ``name`` and ``revision`` of a data set.
+        keep_nll: whether ``token_losses`` of the result has what each token cost.
+        text_options: ``separator`` between rows (None: the run's, or ``auto``); ``text_column``, ``name`` and
+            ``revision`` of a data set.
 
     Raises:
         Refused: there is no such model or text, or they don't go together.
     """
     name = os.fspath(model)
     _, run = locate(name)
-    text = data_config(data, split, run and run.data, separator=separator, **hub)
+    text = data_config(data, split, run and run.data, **text_options)
     opened = open_model(name, objective, strict=False, dataset=text.dataset)
     from lightning_lm.data.token_stream import tokenize
     from lightning_lm.evaluation.perplexity import check_windows, labels, score
@@ -103,6 +107,7 @@ def evaluate(
         )
     except Refused as error:
         raise (as_typed(error, key) if data else error) from None
+    nll = np.full(len(stream.tokens), np.nan) if keep_nll else None
     figures = score(
         opened.model,
         opened.tokenizer,
@@ -111,7 +116,15 @@ def evaluate(
         block_size=block_size,
         stride=stride,
         batch_size=batch_size,
-        device=opened.model.device,
+        nll_of=nll,
     )
-    facts = opened.objective.facts
-    return Evaluation(name, facts.name, data, split, block_size, stride, figures, labels(facts))
+    facts, losses = opened.objective.facts, None
+    if nll is not None:
+        from lightning_lm.data.documents import documents
+        from lightning_lm.evaluation.nll import token_losses
+        from lightning_lm.evaluation.protocol import protocol
+
+        parts, windows = documents(corpus, key), {"block_size": block_size, "stride": stride}
+        how = protocol(parts, split, text.separator, opened.tokenizer, opened.objective, **windows)
+        losses = token_losses(stream, parts, nll, opened.tokenizer, how)
+    return Evaluation(name, facts.name, data, split, block_size, stride, figures, labels(facts), losses)

@@ -19,11 +19,15 @@ ROW_ALIGNMENT = 64  # logits from one row to the next are a multiple of this, or
 
 @dataclass
 class LossSums:
-    """Over the labelled tokens of a batch: their NLL in nats, their number, and the right guesses where asked for."""
+    """Over the labelled tokens of a batch: their NLL in nats, and their number.
+
+    Where hits are asked for, also the right guesses, and each token's NLL, float64 [labels].
+    """
 
     nll: Tensor
     tokens: int
     hits: Tensor | None = None
+    of_tokens: Tensor | None = None
 
 
 def labelled_nll(model: nn.Module, head: OutputHead, batch: dict[str, Tensor], with_hits: bool = False) -> LossSums:
@@ -134,7 +138,7 @@ def _compiled() -> Callable[..., Tensor]:
 
 def _score(pieces: Iterable[tuple[Iterable[Tensor], Tensor]], with_hits: bool) -> LossSums:
     """Over pieces of the labels, for each of which the logits come in parts of the vocabulary."""
-    nll, tokens, hits = 0.0, 0, 0
+    nll, tokens, hits, of_tokens = 0.0, 0, 0, []
     for tiles, labels in pieces:
         # a list of the tiles' would lie between the large blocks that come and go, and each tile would need new memory
         first, of_label = 0, torch.zeros(len(labels), device=labels.device)
@@ -153,5 +157,7 @@ def _score(pieces: Iterable[tuple[Iterable[Tensor], Tensor]], with_hits: bool) -
             first += logits.shape[-1]
         nll = nll + (total - of_label).sum()
         tokens += len(labels)
-        hits = hits + (guess == labels).sum() if with_hits else None
-    return LossSums(nll, tokens, hits)
+        if with_hits:
+            hits = hits + (guess == labels).sum()
+            of_tokens.append(total - of_label)
+    return LossSums(nll, tokens, hits, torch.cat(of_tokens)) if with_hits else LossSums(nll, tokens)

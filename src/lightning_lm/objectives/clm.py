@@ -21,6 +21,7 @@ class Clm(Objective):
     preview_tokens: int = 40
     facts: ObjectiveFacts = CLM
     text_metrics = True
+    shift = 1
 
     def stride(self, block_size: int) -> int:
         return block_size - 1  # a window's first token is only context

@@ -14,6 +14,7 @@ class Objective(Collator):
 
     facts: ObjectiveFacts
     text_metrics: ClassVar[bool]  # whether bits per byte and word perplexity exist
+    shift: ClassVar[int] = 0  # by how many positions an output comes before the token that it predicts
     prompts: list[str]  # texts that the model continues, or fills in, after each validation
 
     @property

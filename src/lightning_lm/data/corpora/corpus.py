@@ -14,6 +14,7 @@ class Corpus:
     rows: Callable[[str], Iterator[list[str]]]  # a split's, in batches; raises Refused for text that can't be used
     source: str  # for people
     check_unchanged: Callable[[str], None] = lambda split: None  # raises Refused where it is no longer what keys name
+    begins: Callable[[str], Iterator[bool]] | None = None  # of each row whether a document begins there; None: of all
 
 
 def content_hash(*parts: object) -> str:

@@ -32,4 +32,8 @@ def python_docs_corpus() -> Corpus:
     def rows(split: str) -> Iterator[list[str]]:
         return batched(chain.from_iterable(map(io.StringIO, texts[split])))
 
-    return Corpus({split: content_hash(text) for split, text in texts.items()}, rows, "pydoc_data.topics")
+    def begins(split: str) -> Iterator[bool]:
+        return (number == 0 for topic in texts[split] for number, _ in enumerate(io.StringIO(topic)))
+
+    keys = {split: content_hash(text) for split, text in texts.items()}
+    return Corpus(keys, rows, "pydoc_data.topics", begins=begins)

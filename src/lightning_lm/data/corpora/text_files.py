@@ -1,9 +1,10 @@
 """Local files as a corpus."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from lightning_lm.data.cache import DEFAULT_CACHE
 from lightning_lm.data.corpora.corpus import Corpus, content_hash
@@ -46,11 +47,16 @@ def text_corpus(
         keys |= {split: content_hash("cut", keys["train"], split, sorted(cuts.items())) for split in ("train", *cuts)}
     total = cache(lambda: sum(1 for _ in _all(paths["train"], "train", text_column)))
 
-    def rows(split: str) -> Iterator[list[str]]:
+    def of_split(split: str, read: Callable[[list[Path], str, str], Iterator[Any]]) -> Iterator[Any]:
         if split in files and not (cuts and split == "train"):
-            return batched(_all(paths[split], split, text_column))
-        first, last = _bounds(total(), cuts)[split]
-        return batched(islice(_all(paths["train"], "train", text_column), first, last))
+            return read(paths[split], split, text_column)
+        return islice(read(paths["train"], "train", text_column), *_bounds(total(), cuts)[split])
+
+    def rows(split: str) -> Iterator[list[str]]:
+        return batched(of_split(split, _all))
+
+    def begins(split: str) -> Iterator[bool]:
+        return of_split(split, _begins)
 
     def check_unchanged(split: str) -> None:
         source = split if split in files else "train"
@@ -59,7 +65,7 @@ def text_corpus(
                 remedy = "start again once nothing writes to it"
                 raise refuse(f"data.{source}", path, "it has changed since it was first read", remedy)
 
-    return Corpus(keys, rows, ", ".join(chain.from_iterable(files.values())), check_unchanged)
+    return Corpus(keys, rows, ", ".join(chain.from_iterable(files.values())), check_unchanged, begins)
 
 
 def _bounds(total: int, cuts: dict[str, float]) -> dict[str, tuple[int, int]]:
@@ -69,6 +75,13 @@ def _bounds(total: int, cuts: dict[str, float]) -> dict[str, tuple[int, int]]:
         first = max(0, end - max(1, round(total * cuts[split] / 100)))
         bounds[split], end = (first, end), first
     return {**bounds, "train": (0, end)}
+
+
+def _begins(paths: list[Path], split: str, column: str) -> Iterator[bool]:
+    """Of each row whether it begins a document: a file of lines is one, and so is each record of another file."""
+    for path in paths:
+        whole = has_lines(split, path)
+        yield from (number == 0 or not whole for number, _ in enumerate(records(split, path, column)))
 
 
 def _all(paths: list[Path], split: str, column: str) -> Iterator[str]:
