@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     add("--revision", help="branch, tag or commit of a Hub data set")
     add("--separator", choices=["auto", "none", "eos"], help="between rows; default: the run's, or auto")
     add("--json", metavar="PATH", help="write the figures as JSON; '-': to stdout, in place of the table")
+    add("--nll", metavar="FILE", type=Path, help="write what each token cost, in nats, as Parquet; see docs/figures.md")
 
     add = command(push, "push", "verify a run's export and upload it to the Hugging Face Hub", "RUN").add_argument
     add("--repo", required=True, metavar="NAME", help="NAME or OWNER/NAME")
@@ -80,6 +81,19 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--output", metavar="PATH", type=Path, help="default: report.html, in the folder where it is one")
     sub.add_argument("--recipe", metavar="NAME", help="conf/experiment/NAME.yaml; default: after the folder")
     sub.set_defaults(act=report)
+
+    about = "say whether two models, or with --recipes two groups of runs, really differ"
+    sub = commands.add_parser("compare", help=about, description=about, allow_abbrev=False)
+    sub.add_argument(
+        "a", metavar="A", help="a file of evaluate --nll, a run or model; with --recipes a sweep, or a glob"
+    )
+    sub.add_argument("b", metavar="B", help="likewise")
+    sub.add_argument("--recipes", action="store_true", help="A and B are runs of two recipes, over several seeds each")
+    sub.add_argument("--paired", action="store_true", help="with --recipes: take the runs of the same seed together")
+    sub.add_argument("--data", help="the text for runs and models, as for evaluate; default: the run's own")
+    sub.add_argument("--split", help="default: test; with --recipes: validation")
+    sub.add_argument("--json", metavar="PATH", help="write all figures as JSON; '-': to stdout, in place of the text")
+    sub.set_defaults(act=compare)
 
     return top  # further commands go above this line
 
@@ -115,8 +129,15 @@ def check(args: argparse.Namespace) -> None:
     if given.get("greedy"):
         drawn = [n for n in given if n in SAMPLING or (n == "num_samples" and args.num_samples > 1)]
         wrong |= dict.fromkeys(drawn, ("--greedy leaves nothing to draw", "leave out one of the two"))
-    if (path := given.get("json", "-")) != "-" and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
-        wrong["json"] = ("can't be written", "give a file in a folder that exists, or -")
+    if "a" in given:
+        wrong |= {"paired": ("is for recipes", "give --recipes, too")} if args.paired and not args.recipes else {}
+        wrong |= {"data": ("recipes have been scored", "leave it out")} if args.data and args.recipes else {}
+        if args.recipes and args.split not in (None, "validation", "test"):
+            wrong["split"] = ("runs don't have it", "give validation or test")
+    for name in ("json", "nll"):
+        path = Path(given.get(name, "-"))
+        if path != Path("-") and (path.is_dir() or not path.absolute().parent.is_dir()):
+            wrong[name] = ("can't be written", "give a file in a folder that exists" + ", or -" * (name == "json"))
     if wrong:
         names = {name: "--" + OPTIONS.get(name, name).replace("_", "-") for name in wrong}
         raise Refused(*(Problem(names[name], given[name], *reason) for name, reason in wrong.items()))
@@ -171,10 +192,30 @@ def evaluate(args: argparse.Namespace) -> None:
     from lightning_lm.evaluation import scoring
 
     names = ("block_size", "stride", "objective", "batch_size", "separator", "text_column", "name", "revision")
-    evaluation = scoring.evaluate(args.model, args.data, args.split, **{name: getattr(args, name) for name in names})
+    given = {name: getattr(args, name) for name in names}
+    evaluation = scoring.evaluate(args.model, args.data, args.split, keep_nll=args.nll is not None, **given)
+    if args.nll is not None:
+        evaluation.token_losses.write(args.nll)
     print(evaluation.as_json() if args.json == "-" else evaluation)
     if args.json not in (None, "-"):
         Path(args.json).write_text(evaluation.as_json() + "\n", encoding="utf-8")
+
+
+def compare(args: argparse.Namespace) -> None:
+    import json
+
+    if args.recipes:
+        from lightning_lm.evaluation.recipes import compare_recipes
+
+        comparison = compare_recipes(args.a, args.b, args.split or "validation", args.paired)
+    else:
+        from lightning_lm.evaluation.comparison import compare_models
+
+        comparison = compare_models(args.a, args.b, args.data, args.split or "test")
+    written = json.dumps(comparison.as_dict(), indent=2, ensure_ascii=False)
+    print(written if args.json == "-" else comparison)
+    if args.json not in (None, "-"):
+        Path(args.json).write_text(written + "\n", encoding="utf-8")
 
 
 def push(args: argparse.Namespace) -> None:

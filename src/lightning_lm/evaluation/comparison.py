@@ -1,0 +1,111 @@
+"""Two models on the same text: which predicts it better, and whether another text of the kind would say so, too."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_lm.certainty.pairs import FEWEST_DOCUMENTS, Estimate, over_documents
+from lightning_lm.errors import refuse
+from lightning_lm.evaluation.nll import TokenLosses, read_token_losses
+from lightning_lm.evaluation.scoring import evaluate
+
+MOST_SHOWN = 3  # documents for each side
+
+
+@dataclass(frozen=True)
+class ModelComparison:
+    """Two models on one text. Figures are nats per token, or bits per byte where the tokenizers differ."""
+
+    names: tuple[str, str]
+    unit: str
+    losses: tuple[float, float]
+    difference: Estimate  # B's less A's
+    documents: int
+    kind: str  # of them: document or block
+    cautions: list[str]
+    furthest: list[tuple[int, float, str]]  # documents that move the difference most: number, by how much, beginning
+
+    def __str__(self) -> str:
+        lines = [f"{side}  {name}: {loss:.4f}" for side, name, loss in zip("AB", self.names, self.losses, strict=True)]
+        lines += [f"these two models, in {self.unit}, over {self.documents} {self.kind}s of the same text:"]
+        lines += [shown(self.difference), *verdict(self.difference, "model")]
+        lines += [f"note: {caution}" for caution in self.cautions]
+        lines += ["", f"where they differ most ({self.kind}, its share of the difference, its beginning):"]
+        lines += [f"{number:>7} {share:>+9.4f}  {beginning}" for number, share, beginning in self.furthest]
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"question": "models", **vars(self), "difference": vars(self.difference)}
+
+
+def compare_models(a: str, b: str, data: str | None = None, split: str = "test") -> ModelComparison:
+    """Compare two models; each is a file of ``evaluate --nll``, or a run or model, which is scored on the text.
+
+    Raises:
+        Refused: there is no such model or text, the texts differ, or what was scored can't be compared.
+    """
+    names, losses = (a, b), [_losses(name, data, split) for name in (a, b)]
+    first, second = (of.facts["protocol"] for of in losses)
+    if first["text"] != second["text"]:
+        raise refuse("B", b, "it was scored on another text than A", "score both on the same with --data and --split")
+    if first["objective"] != second["objective"]:
+        wrong = f"{first['objective']} and {second['objective']} losses mean different things"
+        raise refuse("B", b, wrong, "compare models of one objective")
+    nll, scored = zip(*(of.by_document() for of in losses), strict=True)
+    if first["tokenizer"] == second["tokenizer"] and first["separator"] == second["separator"]:
+        if not np.array_equal(*(np.isnan(of.nll) for of in losses)):
+            raise refuse("B", b, "other tokens of the text were scored than of A", "score both in the same way")
+        unit, sizes = "nats per token", scored[0]
+    elif first["masking"]:
+        raise refuse("B", b, "masked models with other tokens predict other things", "compare those of one")
+    else:
+        unit, sizes = "bits per byte", np.array(losses[0].facts["bytes"]) * math.log(2)
+    kind, held = losses[0].facts["unit"], sizes > 0
+    if held.sum() < FEWEST_DOCUMENTS:
+        wrong = f"the text has {held.sum()} {kind}s, too few to tell chance from a difference"
+        raise refuse("A", a, wrong, f"give a text of {FEWEST_DOCUMENTS} or more")
+    gain = (nll[1] - nll[0])[held]
+    shares, numbers = gain / sizes.sum(), np.flatnonzero(held)
+    order = np.argsort(shares)
+    shown_ones = [*order[:MOST_SHOWN], *order[MOST_SHOWN:][-MOST_SHOWN:]]
+    beginnings = losses[0].facts["beginnings"]
+    return ModelComparison(
+        names,
+        unit,
+        (nll[0].sum() / sizes.sum(), nll[1].sum() / sizes.sum()),
+        over_documents(gain, sizes[held]),
+        int(held.sum()),
+        kind,
+        list(_cautions(first, second)),
+        [(int(numbers[i]), float(shares[i]), beginnings[numbers[i]]) for i in shown_ones],
+    )
+
+
+def _losses(name: str, data: str | None, split: str) -> TokenLosses:
+    if Path(name).suffix == ".parquet":
+        return read_token_losses(Path(name))
+    return evaluate(name, data, split, keep_nll=True).token_losses
+
+
+def _cautions(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """What differs in how they were scored and can move the figures."""
+    names = ("block_size", "stride", "masking", "separator")
+    differing = [name for name in names if first[name] != second[name]]
+    told = [f"{name.replace('_', ' ')} {first[name]} for A, {second[name]} for B" for name in differing]
+    return [f"they were scored in different ways: {'; '.join(told)}"] if told else []
+
+
+def shown(of: Estimate) -> str:
+    p_value = "< 0.001" if of.p_value < 0.001 else f"= {of.p_value:.3f}"
+    return f"B − A = {of.value:+.4f}, 95 % interval {of.low:+.4f} to {of.high:+.4f}, p {p_value}"
+
+
+def verdict(of: Estimate, thing: str) -> list[str]:
+    """The answer in words; a lower loss is better."""
+    if not of.differs:
+        return [f"No difference between the {thing}s can be told from chance."]
+    better = "B" if of.value < 0 else "A"
+    return [f"The better {thing} is {better}."]
