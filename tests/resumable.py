@@ -3,6 +3,7 @@
 import csv
 
 import torch
+from tiny import part_of
 
 
 def settings(model, text, run, *more):
@@ -11,7 +12,7 @@ def settings(model, text, run, *more):
         "data=text",
         f"data.train={text}",
         f"data.validation={text}",
-        f"data.test={text}",
+        f"data.test={part_of(text)}",
         "data.block_size=64",
         f"data.cache_dir={run.parent / 'cache'}",
         "objective.prompts=['The river']",

@@ -15,6 +15,7 @@ from conftest import ROOT, compose
 from hub_files import write_wikitext
 from lightning.pytorch import accelerators, profilers
 from lightning.pytorch.strategies import DDPStrategy
+from tiny import part_of
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoTokenizer
 
@@ -85,7 +86,7 @@ def stand_ins(tiny_gpt2: Path, tiny_bert: Path, text: Path, tmp_path_factory) ->
 @pytest.fixture(scope="session")
 def local(text: Path, tmp_path_factory) -> list[str]:
     """Settings that read the local text."""
-    splits = [f"data.{split}={text}" for split in ("train", "validation", "test")]
+    splits = [f"data.train={text}", f"data.validation={text}", f"data.test={part_of(text)}"]
     return ["data=text", *splits, "data.block_size=32", f"data.cache_dir={tmp_path_factory.mktemp('cache')}"]
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import compose
+from tiny import part_of
 
 from lightning_lm.data.batches import Batches
 from lightning_lm.errors import Diverged, Refused
@@ -116,7 +117,7 @@ def test_early_stopping(tiny_gpt2, text, tmp_path):
 
 def test_what_is_left_behind(tiny_bert, text, tmp_path, caplog):
     folder = tmp_path / "run"
-    more = ["objective=mlm", f"data.test={text}", "trainer.limit_test_batches=2"]
+    more = ["objective=mlm", f"data.test={part_of(text)}", "trainer.limit_test_batches=2"]
     summary, rows, _ = run(tiny_bert, text, folder, *more, "objective.prompts=['the <mask> house']")
     assert sorted(path.name for path in folder.iterdir()) == FILES.split()
     assert {path.name for path in (folder / "plots").iterdir()} == {"loss.png", "perplexity.png", "learning_rate.png"}
@@ -125,12 +126,24 @@ def test_what_is_left_behind(tiny_bert, text, tmp_path, caplog):
     assert summary["val/loss"] == float(best["val/loss"]) and summary["best_step"] == int(best["step"])
     assert "val/bits_per_byte" not in summary and "test/perplexity" in summary
     assert "masked-token perplexity" in (folder / "train.log").read_text()
+    assert "data.validation is the training text" in (folder / "train.log").read_text()
     for name in ("best", "last"):
         torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
+def test_the_validation_text_is_no_test(tiny_gpt2, text, tmp_path):
+    """By its content: its files are others."""
+    lines, parts = text.read_text(encoding="utf-8").splitlines(keepends=True), [tmp_path / "a.txt", tmp_path / "b.txt"]
+    for path, half in zip(parts, (lines[:300], lines[300:]), strict=True):
+        path.write_text("".join(half), encoding="utf-8")
+    more = [f"data.train={part_of(text)}", f"data.test=[{parts[0]},{parts[1]}]"]
+    with pytest.raises(Refused, match="^data.test=.*: validation and test are the same text"):
+        run(tiny_gpt2, text, tmp_path / "run", *more)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_sweeps_job_leaves_the_test_split_alone(tiny_gpt2, text, tmp_path):
-    job = compose(*settings(tiny_gpt2, text, tmp_path / "run", f"data.test={text}", "trainer.max_steps=2"))
+    job = compose(*settings(tiny_gpt2, text, tmp_path / "run", f"data.test={part_of(text)}", "trainer.max_steps=2"))
     train(job, run_test=False)
     assert not any(name.startswith("test/") for name in json.loads((tmp_path / "run" / "summary.json").read_text()))
 
@@ -173,7 +186,7 @@ def test_low_precision_weights_leave_the_sums_exact(tiny_gpt2, text, tmp_path):
 
 def test_a_run_cut_off_after_its_early_stop_trains_no_further(tiny_gpt2, text, tmp_path):
     more = ["optimizer.lr=1e-12", "trainer.patience=1", "trainer.max_epochs=9", "scheduler=constant"]
-    more += [f"data.test={text}", "trainer.limit_test_batches=1"]
+    more += [f"data.test={part_of(text)}", "trainer.limit_test_batches=1"]
     first, rows, _ = run(tiny_gpt2, text, tmp_path / "run", *more)
     (tmp_path / "run" / "summary.json").unlink()
     again, rows_again, _ = run(tiny_gpt2, text, tmp_path / "run", *more)
@@ -182,7 +195,8 @@ def test_a_run_cut_off_after_its_early_stop_trains_no_further(tiny_gpt2, text, t
 
 
 def test_the_profiler_leaves_a_trace(tiny_gpt2, text, tmp_path):
-    run(tiny_gpt2, text, tmp_path / "run", "trainer.profiler=true", f"data.test={text}", "trainer.limit_test_batches=1")
+    more = ["trainer.profiler=true", f"data.test={part_of(text)}", "trainer.limit_test_batches=1"]
+    run(tiny_gpt2, text, tmp_path / "run", *more)
     assert any(path.stat().st_size > 10_000 for path in (tmp_path / "run" / "profile").glob("*.json"))
 
 

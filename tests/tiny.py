@@ -27,6 +27,14 @@ def write_text(path: Path, lines: int = 800, seed: int = 0) -> Path:
     return path
 
 
+def part_of(text: Path) -> Path:
+    """The first third of a text's lines, beside it: a test text that isn't the validation text."""
+    path = text.with_name(f"{text.stem}-part.txt")
+    lines = text.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[: len(lines) // 3]), encoding="utf-8", newline="\n")
+    return path
+
+
 def write_gpt2(folder: Path, text: Path, dropout: float = 0.0) -> Path:
     """A random two-layer GPT-2 with a byte-level BPE of 384 tokens."""
     from transformers import GPT2Config, GPT2LMHeadModel, set_seed  # not before a test needs it

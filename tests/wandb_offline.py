@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import wandb
+from tiny import part_of
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -38,7 +39,7 @@ def settings(model, text, run, *more):
         "data=text",
         f"data.train={text}",
         f"data.validation={text}",
-        f"data.test={text}",
+        f"data.test={part_of(text)}",
         "data.block_size=64",
         f"data.cache_dir={text.parent / 'cache'}",
         "name=tiny",

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import ROOT, compose, fork_server, forked, in_fresh_process
 from safetensors.torch import load_file
-from tiny import write_gpt2
+from tiny import part_of, write_gpt2
 
 from lightning_lm import launch
 from lightning_lm.errors import Died, Refused
@@ -35,7 +35,7 @@ def settings(model, text, folder, *more):
         "data=text",
         f"data.train={text}",
         f"data.validation={text}",
-        f"data.test={text}",
+        f"data.test={part_of(text)}",
         "data.block_size=32",
         f"data.cache_dir={text.parent / 'cache'}",
         "objective.prompts=[]",

@@ -1,5 +1,7 @@
 """The LightningDataModule: from a corpus to batches that are pure functions of (seed, epoch, index)."""
 
+import logging
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from lightning_lm.data.corpora.corpus import Corpus
 from lightning_lm.data.token_stream import TokenStream, tokenize
 from lightning_lm.data.windows import BatchPlan, Windows
 from lightning_lm.errors import refuse
+
+log = logging.getLogger(__name__)
 
 
 class TextDataModule(L.LightningDataModule):
@@ -72,6 +76,20 @@ class TextDataModule(L.LightningDataModule):
         if not len(self.windows("train")):
             tokens = len(self.streams["train"].tokens)
             raise refuse("data.block_size", self.block_size, f"the training text has only {tokens} tokens", "lower it")
+
+    def check_apart(self) -> None:
+        """Raises Refused where validation and test are the same text, and warns where one of them is the training text.
+
+        Text is the same where its tokens are, whatever its files or splits are called.
+        """
+        for one, other in combinations(self.streams, 2):
+            if not np.array_equal(self.streams[one].tokens, self.streams[other].tokens):
+                continue
+            if "train" not in (one, other):
+                wrong = "validation and test are the same text, and the best checkpoint is chosen by it"
+                raise refuse("data.test", self.corpus.source, wrong, "give another text, or null for no test")
+            split = other if one == "train" else one
+            log.warning("data.%s is the training text: its figures say nothing about new text", split)
 
     def setup(self, stage: str | None = None) -> None:
         self.prepare_data()

@@ -52,6 +52,7 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
     same_text(run, ledger)
     checkpoint = to_go_on_from(run)
     if checkpoint is None:
+        components.data.check_apart()
         probe(cfg, components, run)
     run_id = (read_json(run / "environment.json") or {}).get("wandb_run_id") or secrets.token_hex(4)
     run.mkdir(parents=True, exist_ok=True)
