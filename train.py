@@ -1,8 +1,12 @@
 """Train a language model. ``python train.py --help`` shows what can be set."""
 
 import os
+import signal
 import sys
 from pathlib import Path
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # also while the imports below take time
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -30,7 +34,5 @@ if __name__ == "__main__":
     register()
     try:
         main()
-    except KeyboardInterrupt:
-        sys.exit(130)
     except Exception as problem:
         sys.exit(tell_and_exit_code(problem))

@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
 import sys
 import threading
@@ -83,7 +84,7 @@ def train_py(tmp_path, monkeypatch, capfd):
     """
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        method = multiprocessing.get_start_method(allow_none=True)
+        method, interrupt = multiprocessing.get_start_method(allow_none=True), signal.getsignal(signal.SIGINT)
         with monkeypatch.context() as patch:
             patch.chdir(tmp_path)
             patch.setenv("HYDRA_FULL_ERROR", "1")  # as it sets it, and here it goes again
@@ -95,6 +96,7 @@ def train_py(tmp_path, monkeypatch, capfd):
             except SystemExit as end:
                 code = end.code
         multiprocessing.set_start_method(method, force=True)  # a sweep has set another
+        signal.signal(signal.SIGINT, interrupt)  # train.py, too
         return code, *capfd.readouterr()
 
     return run

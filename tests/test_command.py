@@ -58,7 +58,6 @@ def test_showing_is_no_run(arguments, tmp_path):
     [
         ("KeyError('a bug')", 1, "KeyError: 'a bug'"),
         ("OSError('disk full')", 1, "OSError: disk full"),
-        ("KeyboardInterrupt", 130, ""),
         ("refuse('data.train', 'x', 'no such file', 'check the path')", 2, "error: data.train=x: no such file; check"),
     ],
 )
@@ -74,3 +73,31 @@ runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")"""
     assert done.returncode == code, done.stderr
     assert stderr in done.stderr
     assert ("Traceback" in done.stderr) == (code == 1)
+
+
+IMPORTING = """class Finder:
+    def find_spec(name, *rest):
+        if name == "hydra":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Finder)"""
+BETWEEN = """from lightning_lm.sweeps import sweeper
+claim = sweeper.claim_folder
+def signalled(*arguments):
+    claim(*arguments)
+    signal.raise_signal(signal.SIGINT)
+sweeper.claim_folder = signalled"""
+
+
+@pytest.mark.parametrize(
+    ("signalled", "stderr"),
+    [(IMPORTING, ""), (BETWEEN, "interrupted: the same command with hydra.sweep.dir=mine goes on\n")],
+    ids=["while it imports", "between a sweep's jobs"],
+)
+def test_an_interrupt_is_no_traceback(signalled, stderr, tmp_path):
+    arguments = ["train.py", "-m", "experiment=quickstart", "optimizer.lr=1e-3,2e-3", "hydra.sweep.dir=mine"]
+    script = f"""import runpy, signal, sys
+{signalled}
+sys.argv = {arguments}
+runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, stderr)

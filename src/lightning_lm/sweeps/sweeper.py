@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_lm.config.overrides import problems_of
 from lightning_lm.errors import Problem, Refused, refuse
+from lightning_lm.interrupts import Interrupted, stopping_on_signals
 from lightning_lm.runs.folder import alone_in
 from lightning_lm.sweeps.jobs import Settings, claim_folder, combinations, refuse_launched
 from lightning_lm.sweeps.table import exit_code, job_table
@@ -58,9 +59,12 @@ class SearchSweeper(Sweeper):
         self.folder, self.jobs = Path(self.config.hydra.sweep.dir), []
         self.check_search(overrides)
         refuse_launched()
-        with alone_in(self.folder, "hydra.sweep.dir"):
+        with stopping_on_signals(), alone_in(self.folder, "hydra.sweep.dir"):
             try:
                 self.grid(swept) if self.trials is None else self.study(swept)
+            except Interrupted:  # between two jobs; one at work tells it itself
+                sys.stderr.write(f"interrupted: the same command with hydra.sweep.dir={self.folder} goes on\n")
+                raise
             finally:
                 if self.jobs:
                     sys.stdout.write(job_table(self.folder, self.jobs))
