@@ -12,6 +12,7 @@ from lightning_lm.inference.sources import OpenedModel, open_model
 from lightning_lm.launch import start
 from lightning_lm.runs.folder import read_json
 from lightning_lm.runs.settings import config_of
+from lightning_lm.runs.step_table import from_cell
 
 
 class Run:
@@ -47,7 +48,7 @@ class Run:
     @property
     def samples(self) -> pd.DataFrame:
         """``samples.csv``: what the model made of each prompt after each validation."""
-        return pd.read_csv(self.folder / "samples.csv")
+        return pd.read_csv(self.folder / "samples.csv", converters=dict.fromkeys(("prompt", "text"), from_cell))
 
     @cached_property
     def opened(self) -> OpenedModel:

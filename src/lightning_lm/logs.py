@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 
 from tqdm import tqdm
+
+CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")  # in a URL, such as one of the environment
 
 
 def rank() -> int:
@@ -28,6 +31,11 @@ class Console(logging.Handler):
             self.handleError(record)
 
 
+class Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return CREDENTIALS.sub("…", super().format(record))
+
+
 class LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         """A disk that is full ends the run where it fails to keep something that counts."""
@@ -38,7 +46,7 @@ def logging_to(path: Path) -> Iterator[Callable[[], None]]:
     """The package's log on the console; in a file too, from its first line on, once the yielded function is called."""
     logger = logging.getLogger("lightning_lm")
     console, memory = Console(), MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
-    console.setFormatter(logging.Formatter("%(message)s"))
+    console.setFormatter(Formatter("%(message)s"))
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.handlers = [console, memory]
@@ -46,7 +54,7 @@ def logging_to(path: Path) -> Iterator[Callable[[], None]]:
     def keep() -> None:
         file = LogFile(path, encoding="utf-8", delay=True)
         who = f"rank {rank()}: " if rank() else ""
-        file.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {who}%(message)s"))
+        file.setFormatter(Formatter(f"%(asctime)s %(levelname)s {who}%(message)s"))
         memory.setTarget(file)
         memory.flush()
         logger.handlers = [console, file]

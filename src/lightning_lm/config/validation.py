@@ -3,7 +3,6 @@
 What concerns one axis is said by the axis itself (``problems()``); what crosses axes is said here.
 """
 
-import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -11,9 +10,8 @@ from pathlib import Path
 from lightning_lm.config.schema import AXES, Config, Strategy
 from lightning_lm.constraints import Settings, is_share_or_steps, unsatisfied, walk
 from lightning_lm.errors import Problem, Refused, nearest
+from lightning_lm.logs import CREDENTIALS
 from lightning_lm.models.schema import TRAIN
-
-CREDENTIALS = re.compile(r"\w+://([^/@\s]*:?[^/@\s]+)@")
 
 
 def check(cfg: Config) -> None:
@@ -60,8 +58,7 @@ def secrets(cfg: Config) -> Iterator[Problem]:
     for name, _, value in walk(cfg):
         parts = value if isinstance(value, list) else [*value.values()] if isinstance(value, dict) else [value]
         for text in parts:
-            if isinstance(text, str) and (match := CREDENTIALS.search(text)):
-                shown = text.replace(match[1], "…")
+            if isinstance(text, str) and (shown := CREDENTIALS.sub("…", text)) != text:
                 yield Problem(name, shown, "holds a password or token", "leave it out; log in, or use the environment")
 
 

@@ -16,6 +16,8 @@ def export(run: Path, model: nn.Module, tokenizer: Any, objective: str, batch: d
     with replacing(run / "export") as scratch:
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
+        for file in scratch.rglob("*"):  # safetensors' are for their owner alone, whatever the umask says
+            file.chmod(scratch.stat().st_mode & 0o666)
     with torch.compiler.set_stance("force_eager"):
         write_check(run, model, objective, batch["input_ids"].tolist(), batch["labels"].tolist())
 

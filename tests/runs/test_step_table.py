@@ -1,0 +1,38 @@
+"""Tables that a spreadsheet shows as they are, and that read back as they were written."""
+
+import csv
+
+import pandas as pd
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lightning_lm.api import Run
+from lightning_lm.runs.step_table import StepTable
+
+COLUMNS = ["step", "prompt", "text"]
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+texts = st.text(st.sampled_from("='+-@\t\r\n\"; ,1x"), min_size=1, max_size=8)  # an empty cell is none
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts, texts)
+def test_no_cell_is_a_formula_and_all_read_back(tmp_path, prompt, text):
+    table = StepTable(tmp_path / "samples.csv", COLUMNS)
+    table.path.unlink(missing_ok=True)
+    table.append({"step": 1, "prompt": prompt, "text": text})
+    for _ in range(2):
+        with table.path.open(newline="", encoding="utf-8") as file:
+            _, cells = csv.reader(file)
+        for cell in cells:
+            assert not cell.startswith(FORMULAS) or float(cell) < 0 or cell[0] == "+"
+        assert table.rows() == [{"step": "1", "prompt": prompt, "text": text}]
+        table.rewind(1)
+    if "\r" not in prompt + text:  # pandas takes it for a line's end
+        pd.testing.assert_frame_equal(Run(tmp_path).samples, pd.DataFrame([[1, prompt, text]], columns=COLUMNS))
+
+
+def test_negative_numbers_stay_numbers(tmp_path):
+    table = StepTable(tmp_path / "metrics.csv", ["step", "figure"])
+    table.append({"step": 1, "figure": -0.5})
+    table.rewind(1)
+    assert table.path.read_text() == "step,figure\n1,-0.5\n"
