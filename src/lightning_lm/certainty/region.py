@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from lightning_lm.certainty.surface import LEVEL, Surface
 
-POINTS = 101  # of the mesh along each setting
+POINTS = 41  # of the mesh along each setting
 
 
 @dataclass(frozen=True)
@@ -20,43 +21,45 @@ class Region:
 
 
 def region(surface: Surface) -> Region:
-    """Where the slope may be zero, clipped to the box.
+    """Where the slope may be zero and the height the lowest, clipped to the box.
 
-    It is open to an edge that it touches. Where the surface is a slope or a saddle, so that its lowest point in the box
-    lies on an edge, it is open to this edge, too.
+    It is open to an edge that it touches, and to one on which the surface's lowest point in the box lies.
     """
-    d, best = surface.dimensions, surface.lowest
-    box = np.array([[-1.0] * d, [1.0] * d])
-    points, flat = mesh(surface, box)
-    ends = points[flat >= 1 - LEVEL]
-    if best is not None and np.all(np.abs(best) <= 1):
-        ends = np.vstack([ends, best])  # the region may be smaller than the mesh is wide
-    corners = np.array([ends.min(axis=0), ends.max(axis=0)]) if len(ends) else None
-    polygons: list[np.ndarray] = []
-    if corners is not None:
-        margin = 4 / POINTS
-        around = np.clip(corners + [[-margin], [margin]], -1, 1)
-        finer, flat_finer = mesh(surface, around)
-        inside = finer[flat_finer >= 1 - LEVEL]
-        corners = np.array([inside.min(axis=0), inside.max(axis=0)]) if len(inside) else corners
-        polygons = outlines(around, flat_finer) if d == 2 else []
-    if best is None or corners is None:
-        ends = np.vstack([ends, points[[np.argmin(surface.height(points))]]])
-    open_to = [(k, sign) for k in range(d) for sign in (-1, 1) if np.any(ends[:, k] == sign)]
-    return Region(corners, polygons, open_to, None if open_to else best)
+    box = np.array([[-1.0] * surface.dimensions, [1.0] * surface.dimensions])
+    points = mesh(box)
+    lowest = points[[np.argmin(surface.height(points))]]
+    inside = points[plausible(surface, points, lowest) >= 1 - LEVEL]
+    ends = np.vstack([inside, lowest])
+    open_to = [(k, sign) for k in range(surface.dimensions) for sign in (-1, 1) if np.any(ends[:, k] == sign)]
+    if not len(inside) and open_to:
+        return Region(None, [], open_to, None)
+    margin = 2 / (POINTS - 1)  # the coarse mesh may have missed it by that much
+    around = np.clip([ends.min(axis=0) - margin, ends.max(axis=0) + margin], -1, 1)
+    points = mesh(around)
+    lowest = points[[np.argmin(surface.height(points))]]
+    values = plausible(surface, points, lowest)
+    inside = np.vstack([points[values >= 1 - LEVEL], lowest])
+    polygons = outlines(around, values) if surface.dimensions == 2 else []
+    return Region(np.array([inside.min(axis=0), inside.max(axis=0)]), polygons, open_to, None if open_to else lowest[0])
 
 
-def mesh(surface: Surface, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(n, d) points of a mesh over a box, and (n,) the P-values of a zero slope there."""
-    sides = np.linspace(box[0], box[1], POINTS).T  # (d, POINTS)
-    points = np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, len(sides))
-    return points, surface.flatness(points)
+def plausible(surface: Surface, points: np.ndarray, lowest: np.ndarray) -> np.ndarray:
+    """(n,) P-values of the points being the best one: of a zero slope, and 0 where they are surely higher."""
+    higher = surface.height(points) - surface.height(lowest)
+    surely = higher > stats.t.ppf(0.99, surface.freedom) * surface.error(points, lowest)
+    return np.where(surely, 0.0, surface.flatness(points))
 
 
-def outlines(box: np.ndarray, flat: np.ndarray) -> list[np.ndarray]:
+def mesh(box: np.ndarray) -> np.ndarray:
+    """(n, d) points over a box, given by its two corners (2, d)."""
+    sides = np.linspace(box[0], box[1], POINTS).T
+    return np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, len(sides))
+
+
+def outlines(box: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
     """Closed polygons around the region, from the P-values on the box's mesh."""
     from contourpy import contour_generator  # matplotlib's own
 
     x, y = np.linspace(box[0], box[1], POINTS).T
-    filled = contour_generator(x, y, flat.reshape(POINTS, POINTS).T).filled(1 - LEVEL, np.inf)
+    filled = contour_generator(x, y, values.reshape(POINTS, POINTS).T).filled(1 - LEVEL, np.inf)
     return [polygon for polygon in filled[0] if polygon is not None]

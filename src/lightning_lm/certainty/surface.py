@@ -1,56 +1,61 @@
-"""A quadratic through losses over one or two settings, and the region in which its lowest point lies."""
+"""A smooth surface through losses over one or two settings: a quadratic, and as much more as the losses ask for."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-LEVEL = 0.90
-MESH = 81  # points along each side of the box
+LEVEL = 0.90  # how surely the region has the best point in it
+DEGREE = 4
+MISFITS = 10 ** np.arange(
+    -1.5, 2.1, 0.2
+)  # spread of the coefficients above degree 2, in noise units; the first is none
+FAR = 10  # times the median's distance from the best loss: what is worse, such as half diverged, is left out
 
 
-def pairs(d: int) -> list[tuple[int, int]]:
-    return [(i, j) for i in range(d) for j in range(i, d)]
+def exponents(d: int) -> np.ndarray:
+    """(p, d): of each monomial up to ``DEGREE``, those of a quadratic first."""
+    powers = [e for e in itertools.product(range(DEGREE + 1), repeat=d) if sum(e) <= DEGREE]
+    return np.array(sorted(powers, key=sum))
 
 
 def terms(points: np.ndarray) -> np.ndarray:
-    """(n, d) points → (n, p) regressors of a quadratic: 1, each setting, each product of two."""
-    products = [points[:, i] * points[:, j] for i, j in pairs(points.shape[1])]
-    return np.column_stack([np.ones(len(points)), points, *products])
+    """(n, d) points → (n, p) monomials."""
+    return np.prod(points[:, None] ** exponents(points.shape[1]), axis=2)
 
 
 def slopes(points: np.ndarray) -> np.ndarray:
     """(n, d) points → (n, d, p): the derivatives of ``terms`` along each setting."""
-    n, d = points.shape
-    by_setting = np.zeros((n, d, 1 + d + len(pairs(d))))
-    by_setting[:, range(d), range(1, d + 1)] = 1
-    for column, (i, j) in enumerate(pairs(d), 1 + d):
-        by_setting[:, i, column] += points[:, j]
-        by_setting[:, j, column] += points[:, i]
-    return by_setting
+    d = points.shape[1]
+    powers = exponents(d)
+    lowered = [np.maximum(powers - np.eye(d, dtype=int)[k], 0) for k in range(d)]
+    return np.stack([powers[:, k] * np.prod(points[:, None] ** lowered[k], axis=2) for k in range(d)], axis=1)
 
 
 @dataclass(frozen=True)
 class Surface:
-    """A quadratic over d settings, each scaled so that the searched box goes from −1 to 1."""
+    """Over d settings, each scaled so that the searched box goes from −1 to 1."""
 
-    coefficients: np.ndarray  # (p,)
-    covariance: np.ndarray  # (p, p), of the coefficients
+    coefficients: np.ndarray  # (p,) of ``terms``
+    covariance: np.ndarray  # (p, p) of the coefficients
     freedom: int  # degrees of freedom of the noise
-    used: np.ndarray  # (k,) booleans: the configurations that it was fitted to
-
-    @property
-    def dimensions(self) -> int:
-        return {3: 1, 6: 2}[len(self.coefficients)]
+    dimensions: int
 
     def height(self, points: np.ndarray) -> np.ndarray:
+        """(n,) the loss at (n, d) points."""
         return terms(points) @ self.coefficients
+
+    def error(self, points: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:
+        """(n,) standard error of the height, or of its difference from the height at ``reference`` (1, d)."""
+        row = terms(points) - (0 if reference is None else terms(reference))
+        return np.sqrt(np.einsum("np,pq,nq->n", row, self.covariance, row))
 
     def flatness(self, points: np.ndarray) -> np.ndarray:
         """(n,) P-values of the slope being zero there, which it is at the lowest point.
 
-        Those of at least 1 − ``LEVEL`` are the confidence region of Box & Hunter (1954, Biometrika 41). It is exact
-        where the surface is a quadratic, and has no end along a ridge.
+        Those of at least 1 − ``LEVEL`` are the confidence region of Box & Hunter (1954, Biometrika 41). It is exact for
+        a quadratic, and has no end along a ridge.
         """
         by_setting = slopes(points)
         slope = by_setting @ self.coefficients
@@ -58,20 +63,12 @@ class Surface:
         squares = np.einsum("nd,nd->n", slope, np.linalg.solve(errors, slope[..., None])[..., 0])
         return stats.f.sf(squares / self.dimensions, self.dimensions, self.freedom)
 
-    @property
-    def lowest(self) -> np.ndarray | None:
-        """(d,) the point at which the slope is zero; None where the surface has no lowest point."""
-        curvature = slopes(np.eye(self.dimensions)) @ self.coefficients - self.coefficients[1 : 1 + self.dimensions]
-        if np.linalg.eigvalsh(curvature)[0] <= 0:
-            return None
-        return np.linalg.solve(curvature, -self.coefficients[1 : 1 + self.dimensions])
-
 
 def fit(points: np.ndarray, means: np.ndarray, counts: np.ndarray, spread: float, freedom: int) -> Surface | None:
-    """A quadratic through as many of the best configurations as one goes through; None where there are too few.
+    """The surface; None where the points don't tell a quadratic's coefficients, or the noise isn't known.
 
-    The highest are left out until what remains fits within the noise (F test of lack of fit). What then remains of a
-    misfit counts as noise.
+    Coefficients above degree 2 are drawn towards 0, as if they came from a normal distribution. Its standard deviation
+    is the likeliest by the losses (restricted maximum likelihood), if Akaike's criterion prefers it to a quadratic's.
 
     Args:
         points: (k, d), scaled so that the box goes from −1 to 1.
@@ -80,21 +77,22 @@ def fit(points: np.ndarray, means: np.ndarray, counts: np.ndarray, spread: float
         spread: standard deviation between seeds.
         freedom: degrees of freedom of ``spread``.
     """
-    order = np.argsort(means)
-    surface = None
-    for size in range(len(means), terms(points[:1]).shape[1] - 1, -1):
-        used = order[:size]
-        regressors, weights = terms(points[used]), np.sqrt(counts[used])
-        if np.linalg.matrix_rank(regressors) < regressors.shape[1]:
-            break
-        weighted = weights[:, None] * regressors
-        coefficients = np.linalg.lstsq(weighted, weights * means[used], rcond=None)[0]
-        surplus = size - len(coefficients)
-        squares = float(np.sum((weights * means[used] - weighted @ coefficients) ** 2))
-        misfit = squares / surplus / spread**2 if surplus else 1.0
-        variance = spread**2 * max(misfit, 1.0)
-        inside = np.isin(np.arange(len(means)), used)
-        surface = Surface(coefficients, variance * np.linalg.inv(weighted.T @ weighted), freedom, inside)
-        if surplus and stats.f.sf(misfit, surplus, freedom) > 0.1:
-            break
-    return surface
+    near = means <= means.min() + FAR * (np.median(means) - means.min())
+    monomials, losses, noise = terms(points[near]), means[near], spread**2 / counts[near]
+    free = exponents(points.shape[1]).sum(axis=1) <= 2
+    quadratic, further = monomials[:, free], monomials[:, ~free]
+    if not spread > 0 or np.linalg.matrix_rank(quadratic) < free.sum():
+        return None
+
+    def unlikelihood(misfit: float) -> float:
+        covariance = np.diag(noise) + (misfit * spread) ** 2 * further @ further.T
+        inverse = np.linalg.inv(covariance)
+        information = quadratic.T @ inverse @ quadratic
+        rest = losses - quadratic @ np.linalg.solve(information, quadratic.T @ inverse @ losses)
+        akaike = 2 * (misfit > MISFITS[0])
+        return np.linalg.slogdet(covariance)[1] + np.linalg.slogdet(information)[1] + rest @ inverse @ rest + akaike
+
+    misfit = min(MISFITS, key=unlikelihood) * spread
+    weighted = monomials / noise[:, None]
+    covariance = np.linalg.inv(weighted.T @ monomials + np.diag(np.where(free, 0, misfit**-2)))
+    return Surface(covariance @ weighted.T @ losses, covariance, freedom, points.shape[1])
