@@ -19,7 +19,7 @@ from lightning_lm.config.validation import check
 from lightning_lm.errors import Died, Problem, Refused, refuse
 from lightning_lm.faults import told_in_one_line
 from lightning_lm.interrupts import SIGNALS, heeded, stopping_on_signals
-from lightning_lm.logs import logging_to, rank
+from lightning_lm.logs import JOB, logging_to, rank
 from lightning_lm.run import train
 from lightning_lm.runs.folder import alone_in, is_finished
 
@@ -132,8 +132,8 @@ def _rank(job: Config, run_test: bool, errors: SimpleQueue, place: tuple[str, di
     folder, environ, sys.argv, parent = place
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     os.chdir(folder)
-    for name in [name for name in os.environ if name.startswith("WANDB_") and name not in environ]:
-        del os.environ[name]  # the fork server may be older than a W&B service that has ended since
+    for name in [name for name in os.environ if name.startswith(("WANDB_", JOB)) and name not in environ]:
+        del os.environ[name]  # the fork server may be older than a W&B service, or a job, that has ended since
     os.environ.update(environ)
     rank = int(os.environ["RANK"])
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")  # in a URL, such as one of the environment
+JOB = "LIGHTNING_LM_JOB"  # in the environment of a sweep's job: what its lines begin with, where jobs share the console
 
 
 def rank() -> int:
@@ -19,14 +20,20 @@ def rank() -> int:
     return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
 
 
+def has_bars() -> bool:
+    """Whether progress bars can be drawn: on a terminal that no other job writes to."""
+    return sys.stderr.isatty() and not os.environ.get(JOB)
+
+
 class Console(logging.Handler):
     """Writes to stderr above the progress bars, and not what these show."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if getattr(record, "on_bar", False) and sys.stderr.isatty():
+        if getattr(record, "on_bar", False) and has_bars():
             return
         try:
-            tqdm.write(self.format(record), file=sys.stderr)
+            prefix = os.environ.get(JOB, "")
+            tqdm.write(prefix + self.format(record).replace("\n", f"\n{prefix}"), file=sys.stderr)
         except Exception:  # a closed terminal ends no run
             self.handleError(record)
 

@@ -15,7 +15,7 @@ from lightning_lm.faults import told_in_one_line
 from lightning_lm.hub.access import check_before_training, go_offline_if_unreachable
 from lightning_lm.hub.push import push
 from lightning_lm.interrupts import ask_for_requeue
-from lightning_lm.logs import logging_to, rank
+from lightning_lm.logs import JOB, logging_to, rank
 from lightning_lm.runs.folder import is_finished, read_json
 from lightning_lm.runs.settings import same_settings
 from lightning_lm.runs.summary import show_summary
@@ -49,21 +49,21 @@ def train(job: Config, *, run_test: bool = True) -> float:
 
                 summary = fit(job, run, run_test, keep_log)
             except SystemExit as interrupt:
-                _tell_interrupt(run, run_test, interrupt)
+                _tell_interrupt(run, interrupt)
                 raise
-        if summary["status"] == "finished":  # a pruned trial has no export to go on with
-            log.info("%s", show_summary(summary, job.objective.facts, run, alone=run_test))
+        if summary["status"] == "finished" and JOB not in os.environ:  # a sweep tells of each job in one line
+            log.info("%s", show_summary(summary, job.objective.facts, run))
         if repo is not None:
             _push(run, repo)
         return summary["val/loss"]
 
 
-def _tell_interrupt(run: Path, run_test: bool, interrupt: SystemExit) -> None:
+def _tell_interrupt(run: Path, interrupt: SystemExit) -> None:
     saved = [path for name in ("last", "previous") if (path := run / "checkpoints" / f"{name}.ckpt").exists()]
     if saved:
         from lightning_lm.training.checkpoints import step_of
 
-        place = f"run_dir={run}" if run_test else f"hydra.sweep.dir={run.parent}"  # of a sweep
+        place = f"hydra.sweep.dir={run.parent}" if JOB in os.environ else f"run_dir={run}"
         log.warning("interrupted: the same command with %s goes on from step %d", place, step_of(saved[0]))
     else:
         log.warning("interrupted: nothing was saved yet, and the same command begins again")

@@ -12,19 +12,19 @@ from lightning_lm.sweeps.gpus import claimed
 
 def test_a_folder_takes_the_same_sweep_only(tmp_path):
     jobs = [{"seed": "0"}, {"seed": "1"}]
-    sweep.claim_folder(tmp_path / "s", {"optimizer.lr": "1", "logger": "none"}, jobs)
-    sweep.claim_folder(tmp_path / "s", {"optimizer.lr": "1"}, [*jobs, {"seed": "2"}])  # it may grow
+    sweep.claim_folder(tmp_path / "s", {"optimizer.lr": "1", "logger": "none"}, jobs, 2)
+    sweep.claim_folder(tmp_path / "s", {"optimizer.lr": "1"}, [*jobs, {"seed": "2"}], 3)  # it may grow
     for fixed, search in [
         ({"optimizer.lr": "2"}, jobs),
         ({"optimizer.lr": "1"}, jobs[:1]),
         ({"optimizer.lr": "1"}, jobs[::-1]),
     ]:
         with pytest.raises(Refused, match="holds another sweep"):
-            sweep.claim_folder(tmp_path / "s", fixed, search)
+            sweep.claim_folder(tmp_path / "s", fixed, search, len(search))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
     with pytest.raises(Refused, match="holds no sweep"):
-        sweep.claim_folder(tmp_path / "other", {}, jobs)
+        sweep.claim_folder(tmp_path / "other", {}, jobs, 2)
 
 
 def test_jobs_side_by_side_have_gpus_of_their_own(tmp_path, monkeypatch):

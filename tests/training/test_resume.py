@@ -198,7 +198,8 @@ def test_weights_without_a_loss_are_not_exported(dropping, text, tmp_path, monke
     monkeypatch.setattr(LanguageModel, "on_test_epoch_end", scored)
     with pytest.raises(Refused, match="test/loss=nan"):
         train(job)
-    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == {"status": "diverged"}
+    ended = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert ended["status"] == "diverged" and ended["reason"].startswith("test/loss=nan: the best checkpoint")
     assert not (tmp_path / "run" / "export").exists()
 
 

@@ -9,8 +9,9 @@ from typing import Any
 from lightning_lm.config.schema import may_change
 from lightning_lm.report.runs import STATUSES, Run
 from lightning_lm.runs.folder import read_json
-from lightning_lm.runs.numbers import is_number
+from lightning_lm.runs.numbers import is_number, show
 
+LENGTHS = tuple(f"trainer.{name}" for name in ("max_epochs", "max_steps", "max_tokens", "max_minutes"))
 FIRST = ("optimizer.lr", "optimizer.weight_decay")  # of the settings that vary, these lead
 
 
@@ -20,15 +21,20 @@ class Configuration:
 
     settings: dict[str, Any]
     runs: list[Run]
+    ranked_by: str = "val/loss"
 
     @property
     def seeds(self) -> set[int]:
         return {run.settings.get("seed", 0) for run in self.runs}
 
+    def values(self, figure: str) -> list[float]:
+        """One for each seed that finished: to run a seed again is no news."""
+        by_seed = {run.settings["seed"]: run.summary.get(figure) for run in self.runs if run.loss is not None}
+        return [value for value in by_seed.values() if value is not None]
+
     @property
     def losses(self) -> list[float]:
-        """One for each seed that finished: to run a seed again is no news."""
-        return list({run.settings["seed"]: run.loss for run in self.runs if run.loss is not None}.values())
+        return self.values(self.ranked_by)
 
     @property
     def mean(self) -> float:
@@ -43,6 +49,40 @@ class Configuration:
     @property
     def complete(self) -> bool:
         return len(self.losses) == len(self.seeds)
+
+    @property
+    def rank(self) -> tuple[bool, bool, float]:
+        """Best mean first; those of which a seed did not finish come after those of which all did."""
+        return not self.losses, not self.complete, self.mean
+
+
+def like_with_like(runs: list[Run]) -> dict[str, list[Run]]:
+    """What makes runs comparable, for people → the finished runs of one objective, text and length.
+
+    Where the tokenizers differ, runs have bits per byte in common, or nothing.
+    """
+    rows = {}
+    for run in runs:
+        if run.loss is not None:
+            entry = (read_json(run.folder / "ledger.json") or {}).get("validation") or {}
+            rows[run.folder] = {
+                "objective": run.settings.get("objective.name"),
+                "validation bytes": entry.get("bytes"),
+                "token stream": None if "val/bits_per_byte" in run.summary else str(entry.get("key"))[:8],
+                **{name: run.settings.get(name) for name in LENGTHS},
+            }
+    varied = [name for name in next(iter(rows.values()), {}) if len({str(row[name]) for row in rows.values()}) > 1]
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        if row := rows.get(run.folder):
+            groups.setdefault(", ".join(f"{name} {show(row[name])}" for name in varied), []).append(run)
+    return groups
+
+
+def ranking_figure(runs: list[Run]) -> str:
+    """By what comparable runs are ranked: across tokenizers by bits per byte."""
+    ledgers = [(read_json(run.folder / "ledger.json") or {}).get("validation") or {} for run in runs]
+    return "val/loss" if len({entry.get("key") for entry in ledgers}) < 2 else "val/bits_per_byte"
 
 
 def comparable(value: Any) -> Any:
@@ -68,13 +108,13 @@ def levels(runs: list[Run], name: str) -> list[Any]:
 
 
 def configurations(runs: list[Run]) -> list[Configuration]:
-    """Best mean loss first; those of which a seed did not finish come after those of which all did."""
+    """The best first."""
     names = [name for name in differing(runs) if name != "seed"]
     sets: dict[tuple, list[Run]] = {}
     for run in runs:
         sets.setdefault(tuple(comparable(run.settings.get(name)) for name in names), []).append(run)
     groups = [Configuration({n: rs[0].settings.get(n) for n in names}, rs) for rs in sets.values()]
-    return sorted(groups, key=lambda c: (not c.losses, not c.complete, c.mean))
+    return sorted(groups, key=lambda c: c.rank)
 
 
 def ranked(runs: list[Run]) -> list[Run]:

@@ -13,6 +13,16 @@ def short(value: str) -> str:
         return value
 
 
+def brief_name(setting: str) -> str:
+    """A setting's name where there is little room."""
+    return {"optimizer.weight_decay": "wd"}.get(setting, setting.rpartition(".")[2])
+
+
+def brief_settings(settings: dict[str, str]) -> str:
+    """What a job has to itself, such as ``lr=0.02 wd=0``."""
+    return " ".join(f"{brief_name(name)}={short(value)}" for name, value in settings.items())
+
+
 def show(value: Any, digits: str = "") -> str:
     """A value as people read it; a missing one is a dash."""
     match value:

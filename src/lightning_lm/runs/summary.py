@@ -19,8 +19,8 @@ def show_ledger(ledger: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def show_summary(summary: dict[str, Any], facts: ObjectiveFacts, run: Path, alone: bool) -> str:
-    """The figures of a finished run, and, unless it is one of a sweep's, what to type next."""
+def show_summary(summary: dict[str, Any], facts: ObjectiveFacts, run: Path) -> str:
+    """The figures of a finished run, and what to type next."""
     lines = ["", f"{'':<26}" + "".join(f"{split:>12}" for split in figures.SPLITS.values())]
     for name, label in figures.labels(facts.perplexity_label).items():
         values = [summary.get(f"{split}/{name}") for split in figures.SPLITS]
@@ -33,10 +33,12 @@ def show_summary(summary: dict[str, Any], facts: ObjectiveFacts, run: Path, alon
         + f"; best at step {summary['best_step']:,}",
         f"run folder: {run}",
     ]
-    if not alone:
-        return "\n".join(lines)
     command, arguments = facts.command
     commands = (f"{command} {run} {arguments}", f"evaluate {run} --split test", f"push {run} --repo NAME --dry-run")
+    return "\n".join([*lines, "next:", *(f"  {program()} {command}" for command in commands)])
+
+
+def program() -> str:
+    """``lightning-lm`` as it can be typed here."""
     installed = os.path.relpath(Path(sys.executable).parent / "lightning-lm")
-    program = "lightning-lm" if shutil.which("lightning-lm") else installed
-    return "\n".join([*lines, "next:", *(f"  {program} {command}" for command in commands)])
+    return "lightning-lm" if shutil.which("lightning-lm") else installed

@@ -12,9 +12,9 @@ from lightning_lm.errors import refuse
 from lightning_lm.launch import launched, run_job
 from lightning_lm.runs.folder import LOCK, alone_in, job_status, read_json, sweep_name, write_json
 from lightning_lm.sweeps.gpus import gpus_for
+from lightning_lm.sweeps.progress import DONE, JobPlace, result
 
 Settings = dict[str, str]  # what a job has to itself: setting → value, as in an override
-DONE = ("finished", "diverged", "pruned")  # a sweep that is gone on with doesn't repeat these
 SAME = "give the settings in its sweep.json (a list of values may have grown so that jobs are added at the end)"
 
 
@@ -36,13 +36,15 @@ def refuse_launched() -> None:
         raise refuse("hydra.mode", "MULTIRUN", wrong, remedy)
 
 
-def claim_folder(folder: Path, fixed: Settings, search: list[Settings]) -> None:
+def claim_folder(folder: Path, fixed: Settings, search: list[Settings], jobs: int, parallel: bool = False) -> None:
     """Write what a sweep is about to its folder's ``sweep.json``, or check that it is the same or has grown at its end.
 
     Args:
         folder: of the sweep.
         fixed: the settings that all jobs share.
         search: each job's own settings; of a study one row, the space.
+        jobs: how many there are to be.
+        parallel: whether they run side by side.
 
     Raises:
         Refused: the folder holds another sweep, or something else.
@@ -59,15 +61,17 @@ def claim_folder(folder: Path, fixed: Settings, search: list[Settings]) -> None:
         )
     if there is not None and (there["fixed"], there["search"]) != (fixed, search[: len(there["search"])]):
         raise refuse("hydra.sweep.dir", folder, "the folder holds another sweep", f"{SAME}, or choose a new one")
-    write_json(folder / "sweep.json", {"fixed": fixed, "search": search})
+    write_json(folder / "sweep.json", {"fixed": fixed, "search": search, "jobs": jobs, "parallel": parallel})
 
 
 def run_sweep_job(job: Config) -> float:
     """One job of a sweep: nothing where it is done, else a run in a process of its own, on GPUs of its own."""
     folder = Path(job.run_dir)
     job.logger.group = job.logger.group or sweep_name(folder.parent)
+    place = JobPlace(folder)
     if job_status(folder) in DONE:
+        place.tell(f"{place.settings} done before: {result(folder)}")
         return read_json(folder / "summary.json").get("val/loss")
     multiprocessing.set_start_method("forkserver", force=True)  # joblib's workers have one that their children lack
-    with gpus_for(job), alone_in(folder, "run_dir"):
+    with gpus_for(job), alone_in(folder, "run_dir"), place.telling():
         return run_job(job, run_test=False)  # a sweep must not choose by the test

@@ -81,7 +81,7 @@ class Study:
             self.study.ask(self.space)
         for number in batch:
             (self.folder / str(number)).mkdir(exist_ok=True)
-            row = {"number": number, "reduction_factor": self.reduction_factor}
+            row = {"number": number, "reduction_factor": self.reduction_factor, "settings": self.jobs()[number]}
             write_json(self.folder / str(number) / "trial.json", row)
         return batch
 

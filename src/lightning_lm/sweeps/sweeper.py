@@ -1,22 +1,22 @@
 """A sweep: a grid of jobs, or a study whose jobs Optuna draws. Imports nothing heavy before it must."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_lm.config.composition import typed_job
 from lightning_lm.config.overrides import problems_of
 from lightning_lm.errors import Problem, Refused, refuse
 from lightning_lm.interrupts import Interrupted, stopping_on_signals
 from lightning_lm.runs.folder import alone_in
 from lightning_lm.sweeps.jobs import Settings, claim_folder, combinations, refuse_launched
+from lightning_lm.sweeps.precheck import model_problems
 from lightning_lm.sweeps.table import exit_code, job_table
 
 SAMPLERS = ("tpe", "random")
@@ -57,6 +57,7 @@ class SearchSweeper(Sweeper):
         swept = {key: override for key, override in overrides.items() if override.is_sweep_override()}
         self.fixed = {key: o.get_value_element_as_str() for key, o in overrides.items() if key not in swept}
         self.folder, self.jobs = Path(self.config.hydra.sweep.dir), []
+        self.errors: dict[int, object] = {}  # job → what has ended it
         self.check_search(overrides)
         refuse_launched()
         with stopping_on_signals(), alone_in(self.folder, "hydra.sweep.dir"):
@@ -67,7 +68,7 @@ class SearchSweeper(Sweeper):
                 raise
             finally:
                 if self.jobs:
-                    sys.stdout.write(job_table(self.folder, self.jobs))
+                    sys.stdout.write(job_table(self.folder, self.fixed, self.jobs, self.errors))
                     self.log_to_wandb()
         if code := exit_code(self.folder, len(self.jobs)):
             sys.exit(code)
@@ -109,7 +110,7 @@ class SearchSweeper(Sweeper):
     def grid(self, swept: dict[str, Override]) -> None:
         jobs = combinations(swept)
         self.check(jobs)
-        claim_folder(self.folder, self.fixed, jobs)
+        claim_folder(self.folder, self.fixed, jobs, len(jobs), self.side_by_side)
         self.jobs = jobs
         self.launch(jobs, 0)
 
@@ -118,13 +119,14 @@ class SearchSweeper(Sweeper):
 
         drawn_from = space(swept)
         self.check(ends(drawn_from))
-        claim_folder(self.folder, self.fixed, [{key: o.input_line.partition("=")[2] for key, o in swept.items()}])
+        searched = [{key: o.input_line.partition("=")[2] for key, o in swept.items()}]
+        claim_folder(self.folder, self.fixed, searched, self.trials, self.side_by_side)
         study = Study(self.folder, drawn_from, self.sampler, self.seed, self.reduction_factor)
         self.jobs = study.jobs()
         while batch := study.next_batch(self.trials, self.parallel):
             self.jobs = study.jobs()
             results = self.launch([self.jobs[number] for number in batch], batch.start)
-            study.tell(batch, [result._return_value for result in results])
+            study.tell(batch, results)
 
     def overrides(self, settings: Settings) -> list[str]:
         return [f"{key}={value}" for key, value in (self.fixed | settings).items()]
@@ -132,10 +134,19 @@ class SearchSweeper(Sweeper):
     def check(self, jobs: list[Settings]) -> None:
         """Refuse the sweep for what is wrong with any of its jobs."""
         problems: dict[Problem, None] = {}
-        for settings in jobs:
-            problems |= dict.fromkeys(problems_of(self.loader.load_sweep_config(self.config, self.overrides(settings))))
-        if problems:
+        composed = [self.loader.load_sweep_config(self.config, self.overrides(settings)) for settings in jobs]
+        for cfg in composed:
+            problems |= dict.fromkeys(problems_of(cfg))
+        if problems := problems or dict.fromkeys(model_problems([typed_job(cfg) for cfg in composed])):
             raise Refused(*problems)
 
-    def launch(self, jobs: list[Settings], first: int) -> Sequence[JobReturn]:
-        return self.launcher.launch([self.overrides(settings) for settings in jobs], initial_job_idx=first)
+    @property
+    def side_by_side(self) -> bool:
+        return self.config.hydra.runtime.choices["hydra/launcher"] != "basic"
+
+    def launch(self, jobs: list[Settings], first: int) -> list[object]:
+        """What the jobs return: a validation loss, or an exception."""
+        returned = self.launcher.launch([self.overrides(settings) for settings in jobs], initial_job_idx=first)
+        values = [job._return_value for job in returned]
+        self.errors |= {first + i: value for i, value in enumerate(values) if isinstance(value, Exception)}
+        return values

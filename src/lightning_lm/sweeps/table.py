@@ -1,13 +1,26 @@
 """The table that ends a sweep."""
 
+import io
 import shlex
+import shutil
+import sys
+import textwrap
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
+from rich.console import Console
+from rich.table import Table
+
+from lightning_lm.report.certainty import verdict
+from lightning_lm.report.comparison import Configuration, like_with_like, ranking_figure
+from lightning_lm.report.runs import Run, settings_of_jobs
 from lightning_lm.runs.folder import job_status, read_json
-from lightning_lm.runs.numbers import short
-from lightning_lm.sweeps.jobs import DONE, Settings
+from lightning_lm.runs.numbers import brief_name, brief_settings, duration, short, show
+from lightning_lm.runs.summary import program
+from lightning_lm.sweeps.jobs import Settings
+from lightning_lm.sweeps.progress import DONE, result
 
 
 def exit_code(folder: Path, jobs: int) -> int:
@@ -16,38 +29,89 @@ def exit_code(folder: Path, jobs: int) -> int:
     return 0 if not not_done else 2 if not_done == {"not run"} else 1
 
 
-def job_table(folder: Path, jobs: list[Settings]) -> str:
-    """A line for each job, with its own settings and its result; then the best one, and how to test it."""
-    summaries = [read_json(folder / str(number) / "summary.json") or {} for number in range(len(jobs))]
-    columns = [*dict.fromkeys(key for settings in jobs for key in settings)]
-    rows = [["job", *columns, "val/loss", "val/perplexity", "status", "seconds"]]
-    for number, (settings, summary) in enumerate(zip(jobs, summaries, strict=True)):
-        figures = [summary.get(figure) for figure in ("val/loss", "val/perplexity")]
-        rows.append(
-            [
-                str(number),
-                *(short(settings.get(key, "")) for key in columns),
-                *("–" if value is None else f"{value:.4f}" if value < 1e5 else f"{value:.3g}" for value in figures),
-                job_status(folder / str(number)),
-                f"{summary['seconds']:.0f}" if "seconds" in summary else "–",
-            ]
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    counts = Counter(row[-2] for row in rows[1:])
-    lines.append(f"{len(jobs)} jobs in {folder}: " + ", ".join(f"{n} {kind}" for kind, n in counts.items()))
-    finished = [number for number, summary in enumerate(summaries) if summary.get("status") == "finished"]
-    if finished:
-        seeds: dict[tuple, list[float]] = {}  # of each configuration, the losses: one seed may be lucky
-        for number in finished:
-            seeds.setdefault(apart_from_seed(jobs[number]), []).append(summaries[number]["val/loss"])
-        best = min(finished, key=lambda number: fmean(seeds[apart_from_seed(jobs[number])]))
-        overrides = " ".join(shlex.quote(f"{key}={value}") for key, value in jobs[best].items())
-        lines.append(
-            f"best: job {best}; the same command with {overrides} instead of the search trains and tests it alone"
-        )
-    return "\n" + "\n".join(lines) + "\n"
+def job_table(folder: Path, fixed: Settings, jobs: list[Settings], errors: Mapping[int, object]) -> str:
+    """The finished configurations, best first; why the other jobs have no figures; what to type next.
+
+    Args:
+        folder: of the sweep.
+        fixed: the settings that all jobs share, as typed.
+        jobs: each job's own.
+        errors: job → what has ended it, as far as this process knows.
+    """
+    settings = settings_of_jobs(folder)
+    runs = [
+        Run(job, job.name, job_status(job), settings.get(job, {}), read_json(job / "summary.json") or {})
+        for job in (folder / str(number) for number in range(len(jobs)))
+    ]
+    blocks, commands = [], []
+    for common, finished in like_with_like(runs).items():
+        ranked = configurations(finished, runs, jobs)
+        blocks.append([*([common] if common else []), as_text(ranked)])
+        if len(ranked) > 1:
+            sure = verdict([run for configuration in ranked for run in configuration.runs]).sentences[:1]
+            blocks[-1] += ["", *textwrap.wrap("".join(sure), shutil.get_terminal_size().columns)]
+            best = min(int(run.name) for run in ranked[0].runs if run.loss is not None)
+            told = f"job {best} is the best{f' with {common}' * bool(common)}; to train and test it alone:"
+            commands.append([told, f"  {command(fixed | jobs[best])}"])
+    without = [
+        f"job {run.name} ({brief_settings(own)}) {result(run.folder, errors.get(number))}"
+        for number, (run, own) in enumerate(zip(runs, jobs, strict=True))
+        if run.loss is None
+    ]
+    counts = Counter(run.status for run in runs)
+    total = f"{len(jobs)} jobs in {folder}: " + ", ".join(f"{n} {status}" for status, n in counts.items())
+    page = ["to compare all on a page:", f"  {program()} report {shlex.quote(str(folder))}"]
+    return "".join("\n" + "\n".join(block) + "\n" for block in [*blocks, [*without, total], *commands, page])
 
 
-def apart_from_seed(settings: Settings) -> tuple[tuple[str, str], ...]:
-    return tuple((key, value) for key, value in settings.items() if key != "seed")
+def configurations(finished: list[Run], runs: list[Run], jobs: list[Settings]) -> list[Configuration]:
+    """Those that the finished runs are of, the best first, each with all of its runs."""
+    own = {run.name: tuple((k, v) for k, v in job.items() if k != "seed") for run, job in zip(runs, jobs, strict=True)}
+    members = {settings: [run for run in runs if own[run.name] == settings] for settings in own.values()}
+    figure = ranking_figure(finished)
+    several = {own[run.name] for run in finished}
+    return sorted((Configuration(dict(key), members[key], figure) for key in several), key=lambda c: c.rank)
+
+
+def as_text(ranked: list[Configuration]) -> str:
+    """A line for each configuration: means over its seeds ± standard deviation (n − 1)."""
+    several = any(len(configuration.runs) > 1 for configuration in ranked)
+    figures = [ranked[0].ranked_by, "test/loss"]
+    if figures[0] == "val/loss" and not several:  # another tokenizer's perplexity says something else
+        figures.insert(1, "val/perplexity")
+    figures = [name for name in figures if any(c.values(name) for c in ranked)]
+    names = [name for name in ranked[0].settings if len({c.settings[name] for c in ranked}) > 1]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("job", overflow="fold")
+    for name in names:
+        table.add_column(brief_name(name), justify="right", overflow="ellipsis")
+    for name in [*figures, *["seeds"] * several, "time", ""]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for place, configuration in enumerate(ranked):
+        finished = [run for run in configuration.runs if run.loss is not None]
+        table.add_row(
+            ", ".join(run.name for run in finished),
+            *(short(configuration.settings[name]) for name in names),
+            *(mean_and_spread(configuration.values(name)) for name in figures),
+            *[f"{len(finished)}/{len(configuration.runs)}"] * several,
+            duration(sum(run.summary.get("seconds", 0) for run in finished)),
+            "best" if place == 0 < len(ranked) - 1 else "",
+        )
+    console = Console(
+        file=io.StringIO(), width=shutil.get_terminal_size().columns, markup=False, emoji=False, highlight=False
+    )
+    console.print(table)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def mean_and_spread(values: list[float]) -> str:
+    if not values:
+        return "–"
+    spread = f" ± {show(stdev(values), '.4f')}" if len(values) > 1 else ""
+    return show(fmean(values), ".4f") + spread
+
+
+def command(settings: Settings) -> str:
+    """Trains one job alone; what belongs to the search is left out."""
+    alone = {key: value for key, value in settings.items() if key != "sweep" and not key.startswith("hydra")}
+    return shlex.join(["python", sys.argv[0], *(f"{key}={value}" for key, value in alone.items())])

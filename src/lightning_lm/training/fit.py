@@ -15,9 +15,10 @@ from transformers.utils.logging import disable_progress_bar
 from lightning_lm.config.composition import as_settings
 from lightning_lm.config.schema import Config, chosen
 from lightning_lm.errors import Diverged, refuse
+from lightning_lm.faults import innermost
 from lightning_lm.files import remove_scratch
 from lightning_lm.interrupts import interrupts
-from lightning_lm.logs import rank
+from lightning_lm.logs import CREDENTIALS, rank
 from lightning_lm.optim.groups import describe
 from lightning_lm.runs import plots
 from lightning_lm.runs.export import export
@@ -68,8 +69,9 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
     summary: dict[str, Any] = {"status": "failed"}
     try:
         summary = _train_and_score(cfg, components, run, checkpoint, run_test, run_id)
-    except Diverged:
-        summary = {"status": "diverged"}
+    except Exception as error:
+        status, reason = "diverged" if isinstance(error, Diverged) else "failed", CREDENTIALS.sub("…", innermost(error))
+        summary = {"status": status, "reason": reason}
         raise
     except SystemExit:
         summary = {"status": "interrupted"}

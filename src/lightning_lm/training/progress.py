@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
+from lightning_lm.logs import has_bars
 from lightning_lm.runs.numbers import duration
 from lightning_lm.training.control import Budget
 from lightning_lm.training.module import LanguageModel
@@ -99,7 +100,7 @@ class Progress(Callback):
 
 def drawing(trainer: L.Trainer) -> dict[str, Any]:
     """How a bar is drawn: by time, as wide as the terminal is, by the first process, and not where there is none."""
-    hidden = None if trainer.is_global_zero else True
+    hidden = not (trainer.is_global_zero and has_bars())
     return {"miniters": 1, "mininterval": SECONDS, "dynamic_ncols": True, "disable": hidden}
 
 

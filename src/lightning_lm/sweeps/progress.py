@@ -1,0 +1,70 @@
+"""What a sweep tells while it runs: which job begins, how it ended, and the time that is left."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lightning_lm.errors import Died, Refused
+from lightning_lm.logs import JOB
+from lightning_lm.runs.folder import job_status, read_json
+from lightning_lm.runs.numbers import brief_settings, duration
+
+DONE = ("finished", "diverged", "pruned")  # a sweep that is gone on with doesn't repeat these
+
+
+def result(job: Path, error: object = None) -> str:
+    """A job's figures, or why it has none; ``error`` is what has ended it, where that is known."""
+    status, summary = job_status(job), read_json(job / "summary.json") or {}
+    if status == "finished":
+        return f"val/loss {summary['val/loss']:.4f}, val/perplexity {summary['val/perplexity']:.4g}"
+    if status == "pruned":
+        return f"pruned at step {summary['steps']:,}: val/loss {summary['val/loss']:.4f}"
+    status = "refused" if status == "not run" and isinstance(error, Refused) else status
+    reason = error if isinstance(error, Refused) else summary.get("reason") or error
+    return " ".join(f"{status}: {reason}".split()) if reason else status
+
+
+class JobPlace:
+    """A job among those of its sweep, whose folder tells all of them, also to a job on another machine."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.sweep, self.number = folder, folder.parent, int(folder.name)
+        sweep = read_json(self.sweep / "sweep.json")
+        self.jobs, self.label = sweep["jobs"], f"[{self.number + 1}/{sweep['jobs']}]"
+        self.prefix = f"{self.label} " if sweep["parallel"] else ""
+        trial = read_json(folder / "trial.json")
+        self.settings = brief_settings(trial["settings"] if trial else sweep["search"][self.number])
+
+    def tell(self, text: str) -> None:
+        sys.stderr.write(f"{self.label} {text}\n")  # at once: jobs may share the console
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Around a job that runs; the reason why it ended early is told here, and nowhere else."""
+        self.tell(f"{self.settings} → {self.folder}")
+        began = time.monotonic()
+        os.environ[JOB] = self.prefix  # its processes start with it
+        try:
+            yield
+        except (Refused, Died) as error:
+            if isinstance(error, Refused):
+                error.reported = True
+            self.tell(f"{result(self.folder, error)}{self.left()}")
+            raise
+        else:
+            self.tell(f"{result(self.folder)}, {duration(time.monotonic() - began)}{self.left()}")
+        finally:
+            del os.environ[JOB]
+
+    def left(self) -> str:
+        """By the mean time of the jobs since the sweep's command began."""
+        path, numbers = self.sweep / "sweep.json", range(self.jobs)
+        began = path.stat().st_mtime  # each command writes it
+        since = time.time() - began
+        ends = [self.sweep / str(number) / "summary.json" for number in numbers[: self.number + 1]]
+        here = sum(not end.exists() or end.stat().st_mtime >= began for end in ends)
+        ahead = sum(job_status(self.sweep / str(number)) not in DONE for number in numbers[self.number + 1 :])
+        return f"; about {duration(since / here * ahead)} left for {ahead} more" if ahead else ""
