@@ -75,11 +75,12 @@ def parser() -> argparse.ArgumentParser:
     add("--private", action="store_true", help="make a new repository private")
     add("--dry-run", action="store_true", help="verify, write the model card, send nothing")
 
-    about = "compare runs: a page, its pictures, and the best run as a recipe"
+    about = "compare runs: a page to look at, its pictures as files, and the best run as a recipe"
     sub = commands.add_parser("report", help=about, description=about, allow_abbrev=False)
     sub.add_argument("folders", metavar="FOLDER", type=Path, nargs="+", help="a run's or a sweep's")
     sub.add_argument("--output", metavar="PATH", type=Path, help="default: report.html, in the folder where it is one")
-    sub.add_argument("--recipe", metavar="NAME", help="conf/experiment/NAME.yaml; default: after the folder")
+    sub.add_argument("--recipe", metavar="NAME", help="keep the best run's settings as conf/experiment/NAME.yaml")
+    sub.add_argument("--watch", action="store_true", help="write the page anew while runs are at work")
     sub.set_defaults(act=report)
 
     about = "say whether two models, or with --recipes two groups of runs, really differ"
@@ -225,10 +226,13 @@ def push(args: argparse.Namespace) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
-    from lightning_lm.report.page import report
+    from lightning_lm.report import page
 
     output = args.output or (args.folders[0] if len(args.folders) == 1 else Path()) / "report.html"
-    print(report(args.folders, output, args.recipe))
+    if args.watch:
+        print(f"{output}: written anew every {page.EVERY} s while runs are at work; Ctrl-C ends it", flush=True)
+        page.watch(args.folders, output)
+    print(page.report(args.folders, output, args.recipe))
 
 
 if __name__ == "__main__":

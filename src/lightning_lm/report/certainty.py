@@ -12,7 +12,7 @@ from lightning_lm.report.comparison import FIRST, Configuration, configurations,
 from lightning_lm.report.runs import Run
 from lightning_lm.runs.folder import read_json
 from lightning_lm.runs.numbers import brief, is_number
-from lightning_lm.runs.plots import read
+from lightning_lm.runs.step_table import read_series
 
 RATE, DECAY = FIRST
 SIDES = {-1: "lower", 1: "higher"}
@@ -168,7 +168,7 @@ def sensitivity(sets: list[Configuration]) -> float | None:
 def first_loss(near: list[Configuration]) -> float:
     """The first training loss that was logged, at the lowest rate, which changes it least; infinite where none was."""
     gentlest = min(near, key=lambda c: c.settings[RATE])
-    _, losses = read(gentlest.runs[0].folder / "metrics.csv").get("train/loss", ([], [math.inf]))
+    _, losses = read_series(gentlest.runs[0].folder / "metrics.csv").get("train/loss", ([], [math.inf]))
     return losses[0] if math.isfinite(losses[0]) else math.inf
 
 

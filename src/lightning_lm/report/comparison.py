@@ -37,6 +37,12 @@ class Configuration:
         return self.values(self.ranked_by)
 
     @property
+    def test_losses(self) -> list[float]:
+        """Of the seeds that finished, where all of them were tested; else of none: a mean of some would mislead."""
+        tested = {run.settings["seed"]: run.summary.get("test/loss") for run in self.runs if run.loss is not None}
+        return [] if None in tested.values() else list(tested.values())
+
+    @property
     def mean(self) -> float:
         """Of the seeds that finished; infinite where there is none."""
         return fmean(self.losses) if self.losses else math.inf
@@ -137,6 +143,14 @@ def cautions(runs: list[Run]) -> list[str]:
         sentences.append("The runs were validated on different texts: their figures can't be compared.")
     elif len({entry["key"] for entry in ledgers if entry}) > 1:
         sentences.append("The runs cut the text into different tokens: compare bits per byte, not the loss per token.")
+    lengths = sorted({run.summary["steps"] for run in runs if run.loss is not None and "steps" in run.summary})
+    if len(lengths) > 1:
+        span = f"{lengths[0]:,} to {lengths[-1]:,} steps"
+        sentences.append(f"The runs took {span}: a lower loss may come from a longer run.")
+    batches = {run.settings.get("trainer.limit_val_batches") for run in runs if run.loss is not None} - {None}
+    if batches:
+        few = " or ".join(map(str, sorted(batches)))
+        sentences.append(f"Validation read {few} batches only, not the whole text: the losses are estimates.")
     if any(not c.complete and c.losses for c in configurations(runs)):
         sentences.append("Where a seed did not finish, the mean is over those that did and ranks behind whole ones.")
     return sentences

@@ -1,37 +1,43 @@
-"""The page that ``lightning-lm report`` writes, with its pictures as PNG files beside it."""
+"""The page that ``lightning-lm report`` writes, with its pictures as files beside it."""
 
-import base64
-import logging
+import json
 import os
-import re
+import shlex
+import time
 from collections import Counter
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
+from urllib.parse import quote
 
 from lightning_lm.config.composition import CONF
-from lightning_lm.errors import Refused, refuse
+from lightning_lm.errors import refuse
 from lightning_lm.figures import SPLITS, labels
 from lightning_lm.objectives.schema import OBJECTIVES
+from lightning_lm.report.certainty import SearchedRegion, verdict
 from lightning_lm.report.comparison import (
     cautions,
     configurations,
     differing,
+    levels,
     ranked,
     short_name,
     winner,
 )
+from lightning_lm.report.looks import INKS, LineStyle, line_styles
 from lightning_lm.report.runs import STATUSES, Run, collect
 from lightning_lm.runs.folder import read_json, sweep_name, write_text
 from lightning_lm.runs.numbers import duration, show
 from lightning_lm.runs.step_table import StepTable
 
-log = logging.getLogger(__name__)
+SHORT = {"optimizer.lr": "lr", "optimizer.weight_decay": "wd"}
+EVERY = 10  # seconds between two looks at the folders
+FEW = 12  # values of a setting, so that a list of them can be chosen from
 
 
 def report(folders: Sequence[Path], output: Path, recipe_name: str | None = None, conf: Path = CONF) -> str:
-    """Write the page, beside it the pictures in ``report/``, and the best of several runs as a recipe.
+    """Write the page, beside it the pictures in ``report/``, and, where a name is given, the best run as a recipe.
 
     Returns:
         What was written, for people.
@@ -40,59 +46,128 @@ def report(folders: Sequence[Path], output: Path, recipe_name: str | None = None
         Refused: there is nothing to compare, or the recipe that was asked for can't be written.
     """
     runs = collect(folders)
-    if not output.absolute().parent.is_dir() or output.is_dir():
-        raise refuse("--output", output, "can't be written", "give a file in a folder that exists")
-    if recipe_name and winner(runs) is None:
-        raise refuse("--recipe", recipe_name, "no run is finished", "wait for one")
-    recipe = write_recipe(runs, recipe_name, conf) if recipe_name or len(runs) > 1 else None
-    write_page(runs, output, ", ".join(map(sweep_name, folders)), recipe and recipe.stem)
+    check(output)
+    recipe = recipe_name and write_recipe(runs, recipe_name, conf)
+    write_page(runs, output, folders)
     written = f"{output} and {output.parent / 'report'}: {len(runs)} run{'s' * (len(runs) > 1)}"
     return f"{written}\n{os.path.relpath(recipe)}: python train.py experiment={recipe.stem}" if recipe else written
 
 
-def write_recipe(runs: list[Run], name: str | None, conf: Path) -> Path | None:
-    """The best run's; None where there is none, or where it can't be and nobody asked for it by name."""
+def watch(folders: Sequence[Path], output: Path) -> None:
+    """Write the page again and again, which then loads itself again, until no run is at work."""
+    check(output)
+    while True:
+        runs = collect(folders)
+        at_work = any(run.status in ("running", "not run") for run in runs)
+        write_page(runs, output, folders, refresh=EVERY if at_work else None)
+        if not at_work:
+            return
+        time.sleep(EVERY)
+
+
+def check(output: Path) -> None:
+    if not output.absolute().parent.is_dir() or output.is_dir():
+        raise refuse("--output", output, "can't be written", "give a file in a folder that exists")
+
+
+def write_recipe(runs: list[Run], name: str, conf: Path) -> Path:
+    """The winner's."""
     from lightning_lm.report import recipe
 
     if (run := winner(runs)) is None:
-        return None
-    sweep, best = sweep_name(run.folder.parent), configurations(runs)[0]
+        raise refuse("--recipe", name, "no run is finished", "wait for one")
+    best = configurations(runs)[0]
     spread = f" ± {best.spread:.4f} over {len(best.losses)} seeds" if best.spread is not None else ""
-    about = f"Best of {len(runs)} runs, {sweep}: validation loss {best.mean:.4f}{spread}"
-    try:
-        default = re.sub(r"[^\w.-]", "_", f"{sweep}_{run.folder.name}")
-        return recipe.write(run.folder, name or default, about, conf)
-    except Refused as error:
-        if name:
-            raise
-        log.warning("no recipe is written: %s", error)
-        return None
+    about = f"Best of {len(runs)} runs, {sweep_name(run.folder.parent)}: validation loss {best.mean:.4f}{spread}"
+    return recipe.write(run.folder, name, about, conf)
 
 
-def write_page(runs: list[Run], output: Path, title: str, recipe: str | None) -> None:
-    from jinja2 import Environment, PackageLoader  # with matplotlib a second: only now
+def write_page(runs: list[Run], output: Path, folders: Sequence[Path], refresh: int | None = None) -> None:
+    from jinja2 import Environment, PackageLoader  # with its libraries for pictures a second: only now
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
 
     from lightning_lm.report import charts
 
-    pictures = charts.draw(ranked(runs), product(charts.INKS, charts.SIZES))
+    runs = ranked(runs)
     folder = output.parent / "report"
     folder.mkdir(exist_ok=True)
-    for name, variants in pictures.items():
-        (folder / f"{name}.png").write_bytes(variants["light", "wide"])
-    images = {
-        name: {"-".join(kind): base64.b64encode(png).decode() for kind, png in variants.items()}
-        for name, variants in pictures.items()
-    }
+    for name, figure in charts.draw(runs):
+        for suffix in ("png", "svg"):
+            (folder / f"{name}.{suffix}").write_bytes(charts.encoded(figure, suffix))
     loader = PackageLoader("lightning_lm.report", ".")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"show": show, "setting": short_name, "duration": duration}
-    styles, _ = charts.line_styles(ranked(runs))
-    shown = {"title": title, "recipe": recipe, "looks": styles, "images": images}
-    write_text(output, environment.get_template("report.html").render(**content(runs), **shown))
+    environment.filters |= {"show": show, "setting": short_name, "duration": duration, "mean": mean_and_spread}
+    looks, _ = line_styles(runs)
+    certainty = verdict(runs)
+    shown, data = content(runs), drawn(runs, looks, certainty.region)
+    shown |= {
+        "looks": looks,
+        "verdict": certainty,
+        "title": ", ".join(map(sweep_name, folders)),
+        "folders": shlex.join(os.path.relpath(folder) for folder in folders),
+        "filters": data["filters"],
+        "search": {name: name for name in data["search"]},
+        "curves": data["figures"] if any(run["curves"] for run in data["runs"]) else {},
+        "links": {run.name: links(run, output.parent) for run in runs},
+        "data": Markup(json.dumps(data, allow_nan=False).replace("<", "\\u003c")),
+        "plotly": Markup(get_plotlyjs()),
+        "refresh": refresh,
+    }
+    write_text(output, environment.get_template("report.html").render(**shown))
+
+
+def mean_and_spread(losses: list[float]) -> str:
+    return f"{fmean(losses):.4f}" + (f" ± {stdev(losses):.4f}" if len(losses) > 1 else "")
+
+
+def links(run: Run, page: Path) -> dict[str, str]:
+    """Title → address, as seen from the page's folder: the run's folder, its figures, and its page in W&B."""
+    url = run.folder / "wandb" / "url.txt"
+    files = {"folder": run.folder, "metrics": run.folder / "metrics.csv"}
+    near = {title: quote(os.path.relpath(path, page.absolute())) for title, path in files.items() if path.exists()}
+    return near | ({"W&B": url.read_text(encoding="utf-8").strip()} if url.exists() else {})
+
+
+def label(run: Run, names: list[str]) -> str:
+    return " ".join([run.name, *(f"{SHORT.get(name, name)}={show(run.settings.get(name))}" for name in names)])
+
+
+def drawn(runs: list[Run], looks: dict[str, LineStyle], region: SearchedRegion | None) -> dict[str, Any]:
+    """What the page's script draws and filters by."""
+    from lightning_lm.report.curves import FIGURES, OVER, curves
+    from lightning_lm.report.study import pictures
+
+    names = differing(runs)
+    few = [name for name in names if len(levels(runs, name)) <= FEW]
+    best = configurations(runs)[0].runs if winner(runs) else []
+    unit = OBJECTIVES[next((name for run in runs if (name := run.settings.get("objective.name"))), "clm")].facts.unit
+    search = pictures(runs, f"validation loss ({unit})", region)
+    return {
+        "runs": [
+            {
+                "name": run.name,
+                "label": label(run, names),
+                "status": run.status,
+                "best": run in best and len(runs) > 1,
+                "light": looks[run.name].light,
+                "dark": looks[run.name].dark,
+                "dash": ",".join(f"{part}px" for part in looks[run.name].dash.split()) or "solid",
+                "settings": {name: show(run.settings.get(name)) for name in few},
+                "curves": curves(run),
+            }
+            for run in runs
+        ],
+        "filters": [{"name": name, "values": [show(value) for value in levels(runs, name)]} for name in few],
+        "search": {title: json.loads(figure.to_json()) for title, figure in search.items()},
+        "figures": {"loss": f"loss ({unit})"} | {name: name.replace("_", " ") for name in FIGURES if "/" not in name},
+        "over": OVER,
+        "inks": INKS,
+    }
 
 
 def content(runs: list[Run]) -> dict[str, Any]:
-    """What the page shows, but for the pictures."""
+    """What the page's text and tables show."""
     names = differing(runs)
     first = next((run for run in ranked(runs) if run.settings), None)
     shared = {k: v for k, v in (first.settings if first else {}).items() if k not in {*names, "run_dir", "name"}}
@@ -103,7 +178,8 @@ def content(runs: list[Run]) -> dict[str, Any]:
         "figures": figures_of(runs),
         "configurations": configurations(runs) if "seed" in names else [],
         "best": configurations(runs)[0],
-        "winner": winner(runs),
+        "winner": (run := winner(runs)),
+        "winners_folder": run and shlex.quote(os.path.relpath(run.folder)),
         "counts": Counter(run.status for run in sorted(runs, key=lambda run: STATUSES.index(run.status))),
         "cautions": cautions(runs),
         "shared": shared,

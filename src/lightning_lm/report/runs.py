@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 
 from lightning_lm.config.composition import flat
 from lightning_lm.errors import Problem, Refused
-from lightning_lm.runs.folder import job_status, read_json
+from lightning_lm.runs.folder import in_use, job_status, read_json
 from lightning_lm.runs.settings import UNREADABLE, read_settings
 
-STATUSES = ("finished", "pruned", "interrupted", "cut off", "diverged", "failed", "not run")
+STATUSES = ("finished", "running", "pruned", "interrupted", "cut off", "diverged", "failed", "not run")
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,13 @@ def collect(folders: Sequence[Path]) -> list[Run]:
         raise Refused(*problems)
     above = os.path.commonpath([run.parent for run in settings])
     return [
-        Run(run, os.path.relpath(run, above), job_status(run), of_run, read_json(run / "summary.json") or {})
+        Run(run, os.path.relpath(run, above), status(run), of_run, read_json(run / "summary.json") or {})
         for run, of_run in settings.items()
     ]
+
+
+def status(run: Path) -> str:
+    return "running" if in_use(run) else job_status(run)
 
 
 def settings_of(run: Path) -> dict[str, Any]:

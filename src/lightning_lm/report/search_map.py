@@ -16,13 +16,13 @@ MARKERS = {"finished": ("o", 60), "pruned": ("s", 24), "diverged": ("x", 50), "f
 RING = {"facecolors": "none", "lw": 1.5, "label": "best"}
 
 
-def search(runs: list[Run], unit: str, size: str) -> Figure | None:
+def search(runs: list[Run], unit: str) -> Figure | None:
     """Validation loss over the settings that were searched: a map of two, or points; None where there is none."""
     sets = configurations(runs)
     names = [name for name in differing(runs) if name != "seed" and len(levels(runs, name)) > 1]
     if not names or not any(c.losses for c in sets):
         return None
-    figure = Figure((7, 4.4) if size == "wide" else (3.9, 3.9), layout="constrained")
+    figure = Figure((7, 4.4), layout="constrained")
     axes = figure.subplots()
     numeric = [name for name in names if all(map(is_number, levels(runs, name)))]
     if len(names) > 1 and len(levels(runs, names[0])) * len(levels(runs, names[1])) <= max(6, 2 * len(sets)):
@@ -88,26 +88,28 @@ def points(axes: Axes, runs: list[Run], names: list[str], unit: str) -> None:
     """Of two settings a map with the loss as colour, of one the loss over it; crosses where a run came to nothing."""
     x, y = names[0], names[1] if len(names) > 1 else None
     losses = {run.name: run.summary.get("val/loss", math.inf) for run in runs}
-    kinds = {status: [run for run in runs if run.status == status and run.settings] for status in MARKERS}
+    worst_first = sorted((run for run in runs if run.settings), key=lambda run: -losses[run.name])  # the best on top
     norm = scale_of([loss for loss in losses.values() if math.isfinite(loss)], 2)
     ink, label = matplotlib.rcParams["text.color"], f"validation loss ({unit})"
     top = norm.vmax + 0.05 * (norm.vmax - norm.vmin)  # of one setting: where the losses leave the picture
-    for status, of_status in kinds.items():
+    for status, (marker, size) in MARKERS.items():
+        of_status = [run for run in worst_first if run.status == status]
+        if not of_status:
+            continue
         at = [run.settings[x] for run in of_status]
         heights = [run.settings[y] if y else min(losses[run.name], top) for run in of_status]
-        marker, size = MARKERS[status]
+        shade = {"color": ink}
         if status in ("finished", "pruned"):
             shade = {"c": [losses[run.name] for run in of_status], "cmap": "viridis_r", "norm": norm, "edgecolors": ink}
-            dots = axes.scatter(at, heights, marker=marker, s=size, lw=0.5, label=status if at else None, **shade)
-        elif at:
-            axes.scatter(at, heights, marker=marker, s=size, color=ink, label=status)
-    best = min(kinds["finished"], key=lambda run: losses[run.name])
-    axes.scatter(best.settings[x], best.settings[y] if y else losses[best.name], s=190, **RING, edgecolors=ink)
-    values = [run.settings[x] for of_status in kinds.values() for run in of_status]
-    if min(values) > 0 and max(values) / min(values) > 20:
-        axes.set_xscale("log")
-    if y:
-        axes.figure.colorbar(dots, ax=axes, label=label, pad=0.02, extend="max")
+        dots = axes.scatter(at, heights, marker=marker, s=size, lw=0.5, label=status, zorder=2, **shade)
+        if status == "finished":
+            axes.scatter(at[-1:], heights[-1:], s=190, **RING, edgecolors=ink, zorder=3)
+            if y:
+                axes.figure.colorbar(dots, ax=axes, label=label, pad=0.02, extend="max")
+    for axis, name in zip("xy", names[:2], strict=False):
+        values = levels(runs, name)
+        if values[0] > 0 and values[-1] / values[0] > 20:
+            axes.set(**{f"{axis}scale": "log"})
     axes.set(xlabel=short_name(x), ylabel=short_name(y) if y else label)
     axes.grid(True)
     axes.set_axisbelow(True)

@@ -49,8 +49,8 @@ def log_sweep(folder: Path, logger: LoggerConfig) -> None:
             settings=wandb.Settings(silent=True),
         ) as run:
             columns, rows = as_table(runs)
-            pictures = charts.draw(runs, [("light", "wide")])
-            images = {name: wandb.Image(Image.open(io.BytesIO(png["light", "wide"]))) for name, png in pictures.items()}
+            pngs = {name: charts.encoded(figure, "png") for name, figure in charts.draw(runs)}
+            images = {name: wandb.Image(Image.open(io.BytesIO(png))) for name, png in pngs.items()}
             run.log({"runs": wandb.Table(columns, rows, allow_mixed_types=True), **images})
             run.summary.update({f"jobs/{status}": n for status, n in Counter(r.status for r in runs).items()})
             if (best := winner(runs)) is not None:

@@ -82,6 +82,19 @@ def _remove_unused(folder: Path, made: list[Path]) -> None:
             path.rmdir()
 
 
+def in_use(folder: Path) -> bool:
+    """Whether a process is at work in the folder, as far as its lock tells; leaves no trace of having looked."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with FileLock(folder / LOCK, blocking=False):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # read-only, or without locks
+        return False
+
+
 def write_text(path: Path, text: str) -> None:
     """Write all or nothing."""
     with replacing(path) as scratch:

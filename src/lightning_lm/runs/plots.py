@@ -2,33 +2,15 @@
 
 from pathlib import Path
 
-import matplotlib
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.ticker import LogLocator  # noqa: E402
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
-from lightning_lm.runs.step_table import StepTable  # noqa: E402
-
-matplotlib.use("Agg")
-
-
-Series = tuple[list[int], list[float]]
-
-
-def read(path: Path) -> dict[str, Series]:
-    """Per column of a metrics file: the steps at which it has a value, and the values."""
-    series: dict[str, Series] = {}
-    for row in StepTable(path, []).rows():
-        for name, value in row.items():
-            if value and name != "step":
-                steps, values = series.setdefault(name, ([], []))
-                steps.append(int(row["step"]))
-                values.append(float(value))
-    return series
+from lightning_lm.runs.step_table import Series, read_series
 
 
 def write(run: Path, perplexity_label: str) -> None:
     """``plots/``: loss, perplexity and learning rate over optimiser steps, as PNG."""
-    series = read(run / "metrics.csv")
+    series = read_series(run / "metrics.csv")
     folder = run / "plots"
     folder.mkdir(exist_ok=True)
     loss = {"training": "train/loss", "validation": "val/loss"}
@@ -39,7 +21,8 @@ def write(run: Path, perplexity_label: str) -> None:
 
 
 def _draw(path: Path, series: dict[str, Series], lines: dict[str, str], label: str, logarithmic: bool = False) -> None:
-    figure, axes = plt.subplots(figsize=(7, 4), gridspec_kw={"left": 0.14, "right": 0.92, "top": 0.96})
+    figure = Figure((7, 4))
+    axes = figure.subplots(gridspec_kw={"left": 0.14, "right": 0.92, "top": 0.96})
     for name, column in lines.items():
         if column not in series:
             continue
@@ -59,4 +42,3 @@ def _draw(path: Path, series: dict[str, Series], lines: dict[str, str], label: s
     if len(lines) > 1:
         axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
-    plt.close(figure)

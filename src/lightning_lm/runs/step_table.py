@@ -5,8 +5,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from lightning_lm.errors import refuse
 from lightning_lm.files import replacing
 
+Series = tuple[np.ndarray, np.ndarray]  # the steps at which a figure has a value, and the values
 FORMULA = re.compile(r"'*[=+\-@\t\r]")  # what a cell begins with that a spreadsheet computes; see OWASP, CSV Injection
 
 
@@ -53,3 +57,24 @@ class StepTable:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows({column: as_cell(value) for column, value in row.items()} for row in earlier)
+
+
+def read_series(path: Path) -> dict[str, Series]:
+    """Column of a metrics file → its series; what is no number is left out, as is a row that is still being written."""
+    import pyarrow  # much quicker than Python's reader
+    from pyarrow import csv as arrow
+
+    if not path.exists() or not path.stat().st_size:
+        return {}
+    with path.open(encoding="utf-8") as file:
+        names = file.readline().strip().split(",")
+    numbers = arrow.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.float64()))
+    whole = arrow.ParseOptions(invalid_row_handler=lambda row: "skip")
+    try:
+        table = arrow.read_csv(path, parse_options=whole, convert_options=numbers)
+    except pyarrow.ArrowInvalid as error:
+        raise refuse("file", path, f"it is damaged: {error}", "restore it, or leave its folder out") from error
+    columns = {name: table[name].to_numpy() for name in names}
+    steps = columns.pop("step").astype(int)
+    known = {name: ~np.isnan(values) for name, values in columns.items()}
+    return {name: (steps[there], columns[name][there]) for name, there in known.items() if there.any()}

@@ -132,6 +132,8 @@ def wandb_logger(  # noqa: PLR0913
                 experiment.define_metric(f"{split}/{figure.name}", step_metric="trainer/global_step", summary=best)
         parts = shlex.quote(str(run / "wandb"))
         offline = mode in ("offline", "dryrun")  # a run that is offline warns when asked for its url
+        if not offline:
+            (run / "wandb" / "url.txt").write_text(experiment.url, encoding="utf-8")  # the report links to it
         log.info("W&B %s", f"offline: `wandb sync {parts}` sends the run later" if offline else f"at {experiment.url}")
     return logger
 

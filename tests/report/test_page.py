@@ -1,6 +1,6 @@
-"""The report against figures worked out by hand, and recipes against the configuration that they must give."""
+"""The report against figures worked out by hand."""
 
-import functools
+import json
 import math
 import re
 import shutil
@@ -10,22 +10,20 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from conftest import ROOT, compose
-from omegaconf import OmegaConf
+from conftest import ROOT
+from filelock import FileLock
 from run_folders import write_run
 
 from lightning_lm import cli
-from lightning_lm.config.composition import as_settings, flat
-from lightning_lm.errors import Refused
-from lightning_lm.report import recipe
-from lightning_lm.report.charts import progress
 from lightning_lm.report.comparison import cautions, configurations, differing, ranked, winner
+from lightning_lm.report.curves import POINTS, curves, progress, thinned
 from lightning_lm.report.page import report
 from lightning_lm.report.runs import collect
 from lightning_lm.report.search_map import cell, search
-from lightning_lm.runs.folder import write_json, write_text
+from lightning_lm.report.study import as_study, pictures
+from lightning_lm.runs.folder import LOCK, write_json
 from lightning_lm.runs.numbers import show
-from lightning_lm.runs.plots import read
+from lightning_lm.runs.step_table import read_series
 
 
 @pytest.fixture(scope="module")
@@ -116,41 +114,43 @@ class Page(HTMLParser):
             self.tables[-1][-1][-1] += data.strip()
 
 
-def test_the_page(grid, conf, tmp_path):
-    told = report([grid], tmp_path / "page.html", None, conf)
-    assert "9 runs" in told
+def test_the_page(grid, tmp_path):
+    assert "9 runs" in report([grid], tmp_path / "page.html")
     page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
     means, runs, samples, shared, _ = page.tables
-    assert [row[0] for row in runs[1:]] == ["4", "0", "2", "3", "1", "6", "7", "5", "8"]
+    rows = dict(re.fullmatch(r"(\d)(\D+)", row[0]).groups() for row in runs[1:])  # a run's name and its status
+    assert list(rows) == ["4", "0", "2", "3", "1", "6", "7", "5", "8"]
     assert runs[0][:5] == ["run", "learning rate", "weight decay", "seed", "val loss"]
     assert runs[1][1:6] == ["0.003", "0", "0", "2.0000", f"{math.exp(2):.2f}"]
-    assert runs[-1][1:4] == ["0.01", "0", "0"] and runs[-1][-1] == "not run"
+    assert runs[-1][1:4] == ["0.01", "0", "0"] and rows["8"] == "not run"
     assert means[1][1:] == ["0.001", "0.1", "3.0800", "0.0424", "3.0500", "3.1100", "2 of 2"]
     assert samples[0] == ["run", "The <b>"] and samples[1] == ["42.0000", "The <b> 4, 4"]
     assert ["data.train", "a.txt"] in shared and "b" not in page.tags, "what a model writes is no markup"
-    assert len(page.addresses) == 4 * 4 and all(a.startswith("data:image/png;base64,") for a in page.addresses)
-    for name in ("search", "loss_over_steps", "loss_over_tokens", "loss_over_minutes"):
+    assert len(page.addresses) == 2 * 8 and all((tmp_path / address).exists() for address in page.addresses)
+    for name in ("search", "loss"):
         assert (tmp_path / "report" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert b"<svg" in (tmp_path / "report" / f"{name}.svg").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"page.html", "report"}, "nothing else is written"
 
 
 def test_minutes_are_those_spent_in_steps(tmp_path):
     run = write_run(tmp_path / "run", loss=3.0)
-    steps, minutes = progress(read(run / "metrics.csv"), "minutes")
+    steps, minutes = progress(read_series(run / "metrics.csv"), "minutes")
     # 600 tokens a step, at 100, 200, 300, 400 tokens a second
     assert dict(zip(steps, minutes, strict=True)) == pytest.approx(
         {0: 0, 1: 0.1, 2: 0.15, 3: 0.15 + 1 / 30, 4: 0.15 + 7 / 120}
     )
-    tokens = dict(zip(*progress(read(run / "metrics.csv"), "tokens"), strict=True))
+    tokens = dict(zip(*progress(read_series(run / "metrics.csv"), "tokens"), strict=True))
     assert tokens == {step: 600 * step for step in (1, 2, 3, 4)}
 
 
-def test_figures_that_are_no_numbers(conf, tmp_path):
+def test_figures_that_are_no_numbers(tmp_path):
     losses = {"a": 3.0, "nan": math.nan, "inf": math.inf, "none": None}
     runs = [write_run(tmp_path / name, f"optimizer.lr={len(name)}", loss=loss) for name, loss in losses.items()]
-    report(runs, tmp_path / "page.html", conf=conf)
+    report(runs, tmp_path / "page.html")
     table = next(t for t in Page((tmp_path / "page.html").read_text(encoding="utf-8")).tables if "val loss" in t[0])
-    shown = {row[0]: row[table[0].index("val loss")] for row in table[1:]}
-    assert table[1][0] == "a" and shown == {"a": "3.0000", "nan": "nan", "inf": "∞", "none": "–"}
+    shown = {row[0].removesuffix("finished"): row[table[0].index("val loss")] for row in table[1:]}
+    assert next(iter(shown)) == "a" and shown == {"a": "3.0000", "nan": "nan", "inf": "∞", "none": "–"}
 
 
 def test_one_run(tmp_path):
@@ -158,9 +158,9 @@ def test_one_run(tmp_path):
     assert cli.main(["report", str(run)]) == 0
     page = (run / "report.html").read_text(encoding="utf-8")
     table = Page(page).tables[0]
-    assert table[0] == ["run", "val loss", "val perplexity", "test loss", "time", "tokens/s", "status"]
-    assert table[1] == ["run", "3.0000", "20.09", "3.2500", "1:01:11", "1,234", "finished"]
-    assert "experiment=" not in page, "a single run is no winner"
+    assert table[0] == ["run", "val loss", "val perplexity", "test loss", "steps", "time", "tokens/s", "files"]
+    assert table[1] == ["runfinished", "3.0000", "20.09", "3.2500", "–", "1:01:11", "1,234", "foldermetrics"]
+    assert "rerun" not in page, "a single run is no winner"
 
 
 def test_a_search_by_optuna_is_drawn_as_points(tmp_path):
@@ -173,7 +173,7 @@ def test_a_search_by_optuna_is_drawn_as_points(tmp_path):
     write_json(tmp_path / "study" / "sweep.json", {"fixed": {}, "search": [{"optimizer.lr": "interval(0, 1)"}]})
     runs = collect([tmp_path / "study"])
     assert [run.status for run in ranked(runs)] == ["finished"] * 2 + ["pruned", "cut off", "diverged", "failed"]
-    axes = search(runs, "nats", "wide").axes[0]
+    axes = search(runs, "nats").axes[0]
     assert axes.get_xscale() == "log" and axes.get_ylabel() == "weight decay"
     shown = {text: len(dots.get_offsets()) for dots, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     assert shown == {"finished": 2, "pruned": 1, "diverged": 1, "failed": 1, "best": 1}
@@ -229,63 +229,67 @@ def test_it_needs_no_torch(grid, tmp_path):
     assert (tmp_path / "page.html").exists()
 
 
-# --------------------------------------------------------------------------------------------------------- recipes
+def test_seeds_tested_are_averaged_only_where_all_were(tmp_path):
+    for seed in range(3):
+        tested = {"test/loss": 3.5 + seed} if seed < 2 else {}
+        write_run(tmp_path / "seeds" / str(seed), f"seed={seed}", loss=3.0 + seed, **tested)
+    assert configurations(collect([tmp_path / "seeds"]))[0].test_losses == []
+    summary = json.loads((tmp_path / "seeds" / "2" / "summary.json").read_text())
+    write_json(tmp_path / "seeds" / "2" / "summary.json", summary | {"test/loss": 5.5})
+    report([tmp_path / "seeds"], tmp_path / "page.html")
+    assert "4.5000 ± 1.0000" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-LOCAL = ["data=text", "data.train=[a.txt,b.txt]", "data.validation_percent=5"]
-SPLITS = ["data.splits.train=a", "data.splits.validation=b"]
-TINY = [
-    "model=gpt2-tiny",
-    "model.config.n_layer=2",
-    "optimizer=muon",
-    "optimizer.lr=0.05",
-    "optimizer.betas=[0.9,0.95]",
-]
-CASES = {  # what is typed, and how many values the recipe needs besides its name
-    "defaults": ([], 0),
-    "muon on local text": ([*TINY, *LOCAL, "seed=3", "scheduler=wsd", "hardware=cpu", "hardware.devices=2"], 7),
-    "a dataset of the Hub": (["data=hub", "data.path=org/d", *SPLITS, "model.name_or_path=org/m", "logger=none"], 4),
-    "texts that look like something else": (
-        [
-            "objective=mlm",
-            "model=bert-tiny",
-            "data=python_docs",
-            "objective.prompts=['a <mask>: \"b\", #c','null','1e-5']",
-        ],
-        1,
-    ),
-    "rows of the optimizer's table": (["optimizer.groups=[{pattern:'a|b',decay:false},{ndim:2}]"], 1),
-    "a recipe's own": (["experiment=quickstart_mlm", "optimizer.lr=1e-3", "trainer.max_minutes=0.5"], 5),
-}
+def test_lengths_and_few_batches_are_pointed_out(tmp_path):
+    for name, steps in ("1", 10), ("2", 4000):
+        write_run(tmp_path / name, f"seed={name}", "trainer.limit_val_batches=2", loss=3.0, steps=steps)
+    length, batches = cautions(collect([tmp_path / "1", tmp_path / "2"]))
+    assert "10 to 4,000 steps" in length and "2 batches only" in batches
 
 
-@pytest.fixture(scope="module", autouse=True)
-def options_composed_once():
-    """All recipes of this file lie over the same options."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe, "settings_by_option", functools.cache(recipe.settings_by_option))
-        yield
+def test_a_run_at_work_is_running(tmp_path):
+    run = write_run(tmp_path / "run", status=None)
+    with FileLock(run / LOCK):
+        assert [run.status for run in collect([run])] == ["running"]
+    assert [run.status for run in collect([run])] == ["cut off"]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_recipe_gives_the_configuration_again(case, conf, tmp_path):
-    overrides, values = CASES[case]
-    wanted = OmegaConf.to_container(OmegaConf.structured(compose(*overrides)), enum_to_str=True)
-    wanted["logger"]["group"] = "the sweep's"
-    write_text(tmp_path / "config.yaml", OmegaConf.to_yaml(wanted))
-    name = re.sub(r"\W", "_", case)
-    path = recipe.write(tmp_path, name, "about it", conf)
-    given = as_settings(compose(f"experiment={name}", conf=conf))
-    wanted["logger"]["group"] = None
-    assert given | {"run_dir": wanted["run_dir"]} == wanted | {"name": name}
-    own = flat(OmegaConf.to_container(OmegaConf.load(path)))
-    assert len(own.keys() - {"name", "defaults"}) == values, "a small diff over the defaults"
-    assert recipe.write(tmp_path, name, "about it", conf) == path, "the same again"
+def test_a_search_is_a_study_of_means(grid):
+    study = as_study(collect([grid]))
+    trials = {(t.params["learning rate"], t.params["weight decay"]): t.value for t in study.trials}
+    assert trials == pytest.approx({(1e-3, 0.0): 3.1, (1e-3, 0.1): 3.08, (3e-3, 0.0): 2.0, (3e-3, 0.1): 4.2})
+    kinds = {name: type(kind).__name__ for name, kind in study.trials[0].distributions.items()}
+    assert kinds == {"learning rate": "FloatDistribution", "weight decay": "CategoricalDistribution"}, (
+        "0 has no logarithm"
+    )
+    assert {"map", "parallel coordinates", "slices", "history", "contours"} == pictures(
+        collect([grid]), "", None
+    ).keys()
 
 
-def test_a_recipe_overwrites_no_other(grid, conf):
-    path = recipe.write(grid / "2", "taken", "about it", conf)
-    before = path.read_text()
-    with pytest.raises(Refused, match="holds another recipe"):
-        recipe.write(grid / "4", "taken", "about it", conf)
-    assert path.read_text() == before
+def test_no_peak_is_lost_in_a_thinned_curve():
+    values = np.random.default_rng(0).normal(size=10_000)
+    values[[0, 1234, 9_999]] = 5, 100, -100
+    places = thinned(values)
+    assert len(places) <= POINTS + 2 and {0, 1234, 9_999} <= set(places) and np.all(np.diff(places) > 0)
+    for stretch in np.array_split(np.arange(10_000), POINTS // 2):
+        assert {values[stretch].min(), values[stretch].max()} <= set(values[places])
+
+
+def test_the_curves_of_the_page_are_those_of_the_file(tmp_path):
+    drawn = curves(collect([write_run(tmp_path / "run", loss=3.0)])[0])
+    assert drawn["train/loss"]["values"] == [6.0, 5.0, 4.0, 3.0] and drawn["val/loss"]["steps"] == [2.0, 4.0]
+    assert drawn["val/loss"]["tokens"] == [1200.0, 2400.0]
+    assert drawn["val/loss"]["minutes"] == pytest.approx([0.15, 0.15 + 7 / 120], rel=1e-4)
+
+
+def test_a_row_that_is_being_written_is_left_out(tmp_path, capsys):
+    run = write_run(tmp_path / "run", loss=3.0)
+    with (run / "metrics.csv").open("a") as file:
+        file.write("5,1.0")
+    assert read_series(run / "metrics.csv")["train/loss"][0].tolist() == [1, 2, 3, 4]
+    lines = (run / "metrics.csv").read_text().splitlines()
+    (run / "metrics.csv").write_text("\n".join([lines[0], lines[1].replace("6.0", "six")]))
+    assert cli.main(["report", str(run)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "metrics.csv: it is damaged" in line

@@ -1,0 +1,94 @@
+"""The loss over the first two settings that were searched, to be looked at closely on the page."""
+
+import math
+
+import numpy as np
+from plotly.graph_objects import Figure, Scatter
+
+from lightning_lm.report.certainty import SearchedRegion
+from lightning_lm.report.comparison import Configuration, configurations, differing, levels, short_name
+from lightning_lm.report.runs import Run
+from lightning_lm.report.search_map import scale_of
+from lightning_lm.runs.numbers import brief, is_number, show
+
+TICKS = 8  # values of a setting, so that each can have a tick of its own
+
+
+class Axis:
+    """Where the values of a setting stand: by their logarithm where they span a range, and 0 a step below."""
+
+    def __init__(self, name: str, values: list[float]):
+        positive = [value for value in values if value > 0]
+        self.title = short_name(name)
+        self.is_log = values[0] >= 0 and len(positive) > 1 and positive[-1] / positive[0] >= 8
+        logs = np.log10(positive) if self.is_log else np.array([0.0])
+        self.zero = float(logs[0] - max(np.diff(logs).mean(), 0.3)) if self.is_log and len(logs) > 1 else 0.0
+        places = np.linspace(0, len(values) - 1, min(TICKS, len(values))).astype(int)
+        ticks = [values[place] for place in places]
+        self.ticks = {"tickvals": [self.at(value) for value in ticks], "ticktext": [brief(value) for value in ticks]}
+
+    def at(self, value: float) -> float:
+        return (math.log10(value) if value > 0 else self.zero) if self.is_log else float(value)
+
+
+def landscape(runs: list[Run], loss: str, region: SearchedRegion | None) -> Figure | None:
+    """A point for each configuration, its colour the mean loss, and the region in which the best one lies.
+
+    None where fewer than two numeric settings vary.
+    """
+    names = [name for name in differing(runs) if name != "seed" and all(map(is_number, levels(runs, name)))]
+    names = [name for name in names if len(levels(runs, name)) > 1][:2]
+    finished = [c for c in configurations(runs) if c.losses]
+    if len(names) < 2 or not finished:
+        return None
+    axes = [Axis(name, levels(runs, name)) for name in names]
+    lost = [c for c in configurations(runs) if not c.losses and all(name in c.settings for name in names)]
+    norm = scale_of([c.mean for c in finished], 10)
+    shade = {
+        "color": [c.mean for c in reversed(finished)],
+        "colorscale": "Viridis",
+        "reversescale": True,
+        "cmin": norm.vmin,
+        "cmax": norm.vmax,
+        "size": 20,
+        "colorbar": {"title": {"text": loss, "side": "right"}, "thickness": 12},
+    }
+    sides = {"xaxis": axes[0], "yaxis": axes[1]}
+    figure = Figure(layout={side: {"title": {"text": axis.title}, **axis.ticks} for side, axis in sides.items()})
+    if region is not None:
+        draw_region(figure, region, dict(zip(names, axes, strict=True)))
+    for sets, marker, title in (
+        (finished[::-1], shade, "finished"),  # the best on top
+        (lost, {"symbol": "x", "size": 12, "color": "#888888"}, "came to nothing"),
+        (finished[:1], {"symbol": "circle-open", "size": 30, "color": "#EE6677", "line": {"width": 2}}, "lowest mean"),
+    ):
+        x, y = ([axis.at(c.settings[name]) for c in sets] for axis, name in zip(axes, names, strict=True))
+        hover = {"text": [described(c) for c in sets], "hovertemplate": "%{text}<extra></extra>"}
+        figure.add_trace(Scatter(x=x, y=y, mode="markers", marker=marker, name=title, showlegend=False, **hover))
+    return figure
+
+
+def draw_region(figure: Figure, region: SearchedRegion, axes: dict[str, Axis]) -> None:
+    """The 90 % region and, where it is closed, its best point; over one setting a band."""
+    look = {"fillcolor": "rgba(238, 102, 119, 0.18)", "line": {"color": "#EE6677", "width": 1}}
+    if len(region.settings) == 1:
+        (name,) = region.settings
+        for low, high in filter(None, [region.limits.get(name)]):
+            ends = [axes[name].at(low), axes[name].at(high)]
+            (figure.add_vrect if name == next(iter(axes)) else figure.add_hrect)(*ends, layer="below", **look)
+        return
+    for outline in region.outlines:
+        x, y = ([axis.at(value) for value in outline[:, n]] for n, axis in enumerate(axes.values()))
+        figure.add_trace(Scatter(x=x, y=y, fill="toself", mode="lines", hoverinfo="skip", showlegend=False, **look))
+    if region.best is not None:
+        x, y = ([axis.at(region.best[name])] for name, axis in axes.items())
+        star = {"symbol": "star", "size": 14, "color": "#EE6677", "line": {"color": "white", "width": 1}}
+        hover = {"hovertemplate": "lowest point of the surface<extra></extra>"}
+        figure.add_trace(Scatter(x=x, y=y, mode="markers", marker=star, showlegend=False, **hover))
+
+
+def described(c: Configuration) -> str:
+    values = [f"{short_name(name)} {show(value)}" for name, value in c.settings.items()]
+    spread = "" if c.spread is None else f" ± {c.spread:.4f} (n = {len(c.losses)})"
+    result = f"loss {c.mean:.4f}{spread}" if c.losses else ", ".join({run.status for run in c.runs})
+    return "<br>".join([*values, result])

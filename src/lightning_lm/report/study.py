@@ -1,0 +1,77 @@
+"""A search as an Optuna study in memory, so that Optuna's own pictures of it can be drawn, for grids too."""
+
+import warnings
+from typing import Any
+
+import optuna
+from optuna import visualization
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState
+from plotly.graph_objects import Figure
+
+from lightning_lm.report.certainty import SearchedRegion
+from lightning_lm.report.comparison import comparable, configurations, differing, levels, short_name
+from lightning_lm.report.landscape import landscape
+from lightning_lm.report.runs import Run
+from lightning_lm.runs.numbers import is_number
+
+ENOUGH = 20  # trials, before importances say anything
+WIDE = 20  # a range of this factor is searched, and so drawn, on a log scale
+
+
+def as_study(runs: list[Run]) -> optuna.Study:
+    """A trial for each configuration that finished, with the mean loss of its seeds, in the order of the runs."""
+    names = [name for name in differing(runs) if name != "seed" and len(levels(runs, name)) > 1]
+    distributions = {short_name(name): distribution(levels(runs, name)) for name in names}
+    study = optuna.create_study()
+    finished = [c for c in configurations(runs) if c.losses]
+    for c in sorted(finished, key=lambda c: min(map(runs.index, c.runs))):
+        values = {short_name(name): c.settings[name] for name in names}
+        params = {
+            name: value if isinstance(distributions[name], FloatDistribution) else choice(value)
+            for name, value in values.items()
+        }
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.COMPLETE, value=c.mean, params=params, distributions=distributions
+            )
+        )
+    return study
+
+
+def distribution(values: list[Any]) -> BaseDistribution:
+    """A range of numbers, on a log scale where it is wide; categories where a value is 0 or no number."""
+    if all(map(is_number, values)) and values[0] > 0:
+        return FloatDistribution(float(values[0]), float(values[-1]), log=values[-1] / values[0] >= WIDE)
+    return CategoricalDistribution([choice(value) for value in values])
+
+
+def choice(value: Any) -> Any:
+    return value if is_number(value) else str(comparable(value))
+
+
+def pictures(runs: list[Run], loss: str, region: SearchedRegion | None) -> dict[str, Figure]:
+    """Title → picture of the search, all but the map Optuna's own; none where fewer than two are finished."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna calls some of these experimental
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = as_study(runs)
+        count = len(study.trials)
+        if count < 2 or not (names := list(study.trials[0].params)):
+            return {}
+        drawn = {} if (plane := landscape(runs, loss, region)) is None else {"map": plane}
+        drawn |= {
+            "parallel coordinates": visualization.plot_parallel_coordinate(study, target_name=loss),
+            "slices": visualization.plot_slice(study, target_name=loss),
+            "history": visualization.plot_optimization_history(study, target_name=loss),
+        }
+        if len(names) > 1:
+            drawn["contours"] = visualization.plot_contour(study, params=names[:3], target_name=loss)
+        if count >= ENOUGH and len(names) > 1:
+            from optuna.importance import PedAnovaImportanceEvaluator  # its module takes seconds to load
+
+            evaluator = PedAnovaImportanceEvaluator()
+            drawn["importances"] = visualization.plot_param_importances(study, evaluator=evaluator, target_name=loss)
+    for figure in drawn.values():
+        figure.update_layout(template=None, title=None)  # the page has colours of its own
+    return drawn
