@@ -214,12 +214,17 @@ def test_what_cannot_be_reported(tmp_path, capsys):
 
 
 def test_other_texts_and_tokens_are_pointed_out(tmp_path):
-    runs = [write_run(tmp_path / name, f"seed={name}", loss=3.0) for name in ("1", "2")]
+    bits = {"1": 1.2, "2": 1.1}  # the other way round than the losses
+    runs = [write_run(tmp_path / n, f"seed={n}", loss=2.0 + int(n), **{"val/bits_per_byte": bits[n]}) for n in bits]
     assert cautions(collect(runs)) == []
-    for change, told in ({"key": "other"}, "different tokens"), ({"bytes": 1}, "different texts"):
+    for change, sentence, order in (
+        ({"key": "other"}, "ranked by bits per byte", ["2", "1"]),
+        ({"bytes": 1}, "No best is named", ["1", "2"]),
+    ):
         write_json(tmp_path / "2" / "ledger.json", {"validation": {"key": "k", "bytes": 1000} | change})
         (line,) = cautions(collect(runs))
-        assert told in line
+        assert sentence in line
+        assert [run.name for run in ranked(collect(runs))] == order
 
 
 def test_it_needs_no_torch(grid, tmp_path):
@@ -241,10 +246,13 @@ def test_seeds_tested_are_averaged_only_where_all_were(tmp_path):
 
 
 def test_lengths_and_few_batches_are_pointed_out(tmp_path):
-    for name, steps in ("1", 10), ("2", 4000):
-        write_run(tmp_path / name, f"seed={name}", "trainer.limit_val_batches=2", loss=3.0, steps=steps)
-    length, batches = cautions(collect([tmp_path / "1", tmp_path / "2"]))
-    assert "10 to 4,000 steps" in length and "2 batches only" in batches
+    for steps in (10, 4000):
+        own = f"trainer.max_steps={steps}", "trainer.limit_val_batches=2"
+        write_run(tmp_path / str(steps), *own, loss=3.0)
+    runs = collect([tmp_path / "10", tmp_path / "4000"])
+    length, batches = cautions(runs)
+    assert "trainer.max_steps 10; trainer.max_steps 4000" in length and "2 batches only" in batches
+    assert winner(runs) is None, "ten steps and 4,000 are no rivals"
 
 
 def test_a_run_at_work_is_running(tmp_path):

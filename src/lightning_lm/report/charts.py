@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from lightning_lm.objectives.schema import OBJECTIVES
+from lightning_lm.report.comparison import loss_unit
 from lightning_lm.report.curves import thinned
 from lightning_lm.report.looks import INKS, LineStyle, line_styles
 from lightning_lm.report.runs import Run
@@ -31,7 +31,7 @@ LOST = ("diverged", "failed")
 
 def draw(runs: list[Run]) -> Iterator[tuple[str, Figure]]:
     """Names of pictures and the pictures; the best run comes first."""
-    unit = OBJECTIVES[next((name for run in runs if (name := run.settings.get("objective.name"))), "clm")].facts.unit
+    unit = loss_unit(runs)
     with matplotlib.rc_context(STYLE):
         if any((run.folder / "metrics.csv").exists() for run in runs):
             yield "loss", loss_curves(runs, unit)

@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from lightning_lm.config.schema import may_change
+from lightning_lm.objectives.schema import OBJECTIVES
 from lightning_lm.report.runs import STATUSES, Run
 from lightning_lm.runs.folder import read_json
 from lightning_lm.runs.numbers import is_number, show
@@ -38,9 +39,9 @@ class Configuration:
 
     @property
     def test_losses(self) -> list[float]:
-        """Of the seeds that finished, where all of them were tested; else of none: a mean of some would mislead."""
-        tested = {run.settings["seed"]: run.summary.get("test/loss") for run in self.runs if run.loss is not None}
-        return [] if None in tested.values() else list(tested.values())
+        """Of all seeds that finished, or of none: a mean of some would mislead."""
+        tested = self.values("test/loss")
+        return tested if len(tested) == len(self.losses) else []
 
     @property
     def mean(self) -> float:
@@ -87,7 +88,8 @@ def like_with_like(runs: list[Run]) -> dict[str, list[Run]]:
 
 def ranking_figure(runs: list[Run]) -> str:
     """By what comparable runs are ranked: across tokenizers by bits per byte."""
-    ledgers = [(read_json(run.folder / "ledger.json") or {}).get("validation") or {} for run in runs]
+    finished = [run for run in runs if run.loss is not None]
+    ledgers = [(read_json(run.folder / "ledger.json") or {}).get("validation") or {} for run in finished]
     return "val/loss" if len({entry.get("key") for entry in ledgers}) < 2 else "val/bits_per_byte"
 
 
@@ -119,17 +121,24 @@ def configurations(runs: list[Run]) -> list[Configuration]:
     sets: dict[tuple, list[Run]] = {}
     for run in runs:
         sets.setdefault(tuple(comparable(run.settings.get(name)) for name in names), []).append(run)
-    groups = [Configuration({n: rs[0].settings.get(n) for n in names}, rs) for rs in sets.values()]
+    figure = ranking_figure(runs)
+    groups = [Configuration({n: rs[0].settings.get(n) for n in names}, rs, figure) for rs in sets.values()]
     return sorted(groups, key=lambda c: c.rank)
 
 
 def ranked(runs: list[Run]) -> list[Run]:
-    """Finished runs by their validation loss, then the others by their status."""
-    return sorted(runs, key=lambda r: (r.loss is None, r.loss or 0.0, STATUSES.index(r.status)))
+    """Finished runs, the best first, then the others by their status."""
+    figure = ranking_figure(runs)
+    return sorted(runs, key=lambda r: (r.loss is None, r.loss and r.summary[figure], STATUSES.index(r.status)))
 
 
 def winner(runs: list[Run]) -> Run | None:
-    """Of the configuration with the lowest mean loss the run with the lowest seed: luck is not to choose one."""
+    """Of the configuration with the lowest mean loss the run with the lowest seed: luck is not to choose one.
+
+    None where no run is finished, or where their losses can't be compared.
+    """
+    if len(like_with_like(runs)) > 1:
+        return None
     best = configurations(runs)[0]
     finished = [run for run in best.runs if run.loss is not None]
     return min(finished, key=lambda run: run.settings["seed"]) if finished else None
@@ -139,14 +148,10 @@ def cautions(runs: list[Run]) -> list[str]:
     """What a reader must know before the losses are compared."""
     sentences = []
     ledgers = [(read_json(run.folder / "ledger.json") or {}).get("validation") for run in runs if run.loss is not None]
-    if len({entry["bytes"] for entry in ledgers if entry}) > 1:
-        sentences.append("The runs were validated on different texts: their figures can't be compared.")
+    if len(unlike := like_with_like(runs)) > 1:
+        sentences.append(f"No best is named, since the losses can't be compared: {'; '.join(unlike)}.")
     elif len({entry["key"] for entry in ledgers if entry}) > 1:
-        sentences.append("The runs cut the text into different tokens: compare bits per byte, not the loss per token.")
-    lengths = sorted({run.summary["steps"] for run in runs if run.loss is not None and "steps" in run.summary})
-    if len(lengths) > 1:
-        span = f"{lengths[0]:,} to {lengths[-1]:,} steps"
-        sentences.append(f"The runs took {span}: a lower loss may come from a longer run.")
+        sentences.append("The runs cut the text into different tokens: they are ranked by bits per byte.")
     batches = {run.settings.get("trainer.limit_val_batches") for run in runs if run.loss is not None} - {None}
     if batches:
         few = " or ".join(map(str, sorted(batches)))
@@ -158,3 +163,12 @@ def cautions(runs: list[Run]) -> list[str]:
 
 def short_name(name: str) -> str:
     return {"optimizer.lr": "learning rate", "optimizer.weight_decay": "weight decay"}.get(name, name)
+
+
+def loss_unit(runs: list[Run]) -> str:
+    return OBJECTIVES[next((name for run in runs if (name := run.settings.get("objective.name"))), "clm")].facts.unit
+
+
+def ranking_label(runs: list[Run]) -> str:
+    bits = ranking_figure(runs) == "val/bits_per_byte"
+    return "validation bits per byte" if bits else f"validation loss ({loss_unit(runs)})"

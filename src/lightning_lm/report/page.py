@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 from urllib.parse import quote
 
@@ -15,23 +14,24 @@ from lightning_lm.config.composition import CONF
 from lightning_lm.errors import refuse
 from lightning_lm.figures import SPLITS, labels
 from lightning_lm.objectives.schema import OBJECTIVES
-from lightning_lm.report.certainty import SearchedRegion, verdict
+from lightning_lm.report.certainty import SearchedRegion, Verdict, verdict
 from lightning_lm.report.comparison import (
     cautions,
     configurations,
     differing,
     levels,
+    loss_unit,
     ranked,
+    ranking_label,
     short_name,
     winner,
 )
 from lightning_lm.report.looks import INKS, LineStyle, line_styles
 from lightning_lm.report.runs import STATUSES, Run, collect
 from lightning_lm.runs.folder import read_json, sweep_name, write_text
-from lightning_lm.runs.numbers import duration, show
+from lightning_lm.runs.numbers import brief_name, duration, mean_and_spread, show
 from lightning_lm.runs.step_table import StepTable
 
-SHORT = {"optimizer.lr": "lr", "optimizer.weight_decay": "wd"}
 EVERY = 10  # seconds between two looks at the folders
 FEW = 12  # values of a setting, so that a list of them can be chosen from
 
@@ -75,7 +75,7 @@ def write_recipe(runs: list[Run], name: str, conf: Path) -> Path:
     from lightning_lm.report import recipe
 
     if (run := winner(runs)) is None:
-        raise refuse("--recipe", name, "no run is finished", "wait for one")
+        raise refuse("--recipe", name, "there is no best run", "give runs that are finished and can be compared")
     best = configurations(runs)[0]
     spread = f" ± {best.spread:.4f} over {len(best.losses)} seeds" if best.spread is not None else ""
     about = f"Best of {len(runs)} runs, {sweep_name(run.folder.parent)}: validation loss {best.mean:.4f}{spread}"
@@ -99,7 +99,7 @@ def write_page(runs: list[Run], output: Path, folders: Sequence[Path], refresh: 
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"show": show, "setting": short_name, "duration": duration, "mean": mean_and_spread}
     looks, _ = line_styles(runs)
-    certainty = verdict(runs)
+    certainty = verdict(runs) if winner(runs) else Verdict([])
     shown, data = content(runs), drawn(runs, looks, certainty.region)
     shown |= {
         "looks": looks,
@@ -117,10 +117,6 @@ def write_page(runs: list[Run], output: Path, folders: Sequence[Path], refresh: 
     write_text(output, environment.get_template("report.html").render(**shown))
 
 
-def mean_and_spread(losses: list[float]) -> str:
-    return f"{fmean(losses):.4f}" + (f" ± {stdev(losses):.4f}" if len(losses) > 1 else "")
-
-
 def links(run: Run, page: Path) -> dict[str, str]:
     """Title → address, as seen from the page's folder: the run's folder, its figures, and its page in W&B."""
     url = run.folder / "wandb" / "url.txt"
@@ -130,7 +126,7 @@ def links(run: Run, page: Path) -> dict[str, str]:
 
 
 def label(run: Run, names: list[str]) -> str:
-    return " ".join([run.name, *(f"{SHORT.get(name, name)}={show(run.settings.get(name))}" for name in names)])
+    return " ".join([run.name, *(f"{brief_name(name)}={show(run.settings.get(name))}" for name in names)])
 
 
 def drawn(runs: list[Run], looks: dict[str, LineStyle], region: SearchedRegion | None) -> dict[str, Any]:
@@ -141,8 +137,7 @@ def drawn(runs: list[Run], looks: dict[str, LineStyle], region: SearchedRegion |
     names = differing(runs)
     few = [name for name in names if len(levels(runs, name)) <= FEW]
     best = configurations(runs)[0].runs if winner(runs) else []
-    unit = OBJECTIVES[next((name for run in runs if (name := run.settings.get("objective.name"))), "clm")].facts.unit
-    search = pictures(runs, f"validation loss ({unit})", region)
+    search = pictures(runs, ranking_label(runs), region)
     return {
         "runs": [
             {
@@ -160,7 +155,8 @@ def drawn(runs: list[Run], looks: dict[str, LineStyle], region: SearchedRegion |
         ],
         "filters": [{"name": name, "values": [show(value) for value in levels(runs, name)]} for name in few],
         "search": {title: json.loads(figure.to_json()) for title, figure in search.items()},
-        "figures": {"loss": f"loss ({unit})"} | {name: name.replace("_", " ") for name in FIGURES if "/" not in name},
+        "figures": {"loss": f"loss ({loss_unit(runs)})"}
+        | {name: name.replace("_", " ") for name in FIGURES if "/" not in name},
         "over": OVER,
         "inks": INKS,
     }
@@ -178,6 +174,7 @@ def content(runs: list[Run]) -> dict[str, Any]:
         "figures": figures_of(runs),
         "configurations": configurations(runs) if "seed" in names else [],
         "best": configurations(runs)[0],
+        "ranking_label": ranking_label(runs),
         "winner": (run := winner(runs)),
         "winners_folder": run and shlex.quote(os.path.relpath(run.folder)),
         "counts": Counter(run.status for run in sorted(runs, key=lambda run: STATUSES.index(run.status))),

@@ -2,6 +2,7 @@
 
 import json
 import math
+from statistics import fmean, stdev
 from typing import Any
 
 
@@ -44,6 +45,13 @@ def show(value: Any, digits: str = "") -> str:
 def brief(value: Any) -> str:
     """A value in a legend."""
     return f"{value:.3g}" if is_number(value) else show(value)
+
+
+def mean_and_spread(values: list[float]) -> str:
+    """Mean ± standard deviation (n − 1)."""
+    if not values:
+        return "–"
+    return show(fmean(values), ".4f") + (f" ± {show(stdev(values), '.4f')}" if len(values) > 1 else "")
 
 
 def is_number(value: Any) -> bool:

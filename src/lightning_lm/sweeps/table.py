@@ -8,7 +8,6 @@ import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean, stdev
 
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +16,7 @@ from lightning_lm.report.certainty import verdict
 from lightning_lm.report.comparison import Configuration, like_with_like, ranking_figure
 from lightning_lm.report.runs import Run, settings_of_jobs
 from lightning_lm.runs.folder import job_status, read_json
-from lightning_lm.runs.numbers import brief_name, brief_settings, duration, short, show
+from lightning_lm.runs.numbers import brief_name, brief_settings, duration, mean_and_spread, short
 from lightning_lm.runs.summary import program
 from lightning_lm.sweeps.jobs import Settings
 from lightning_lm.sweeps.progress import DONE, result
@@ -102,13 +101,6 @@ def as_text(ranked: list[Configuration]) -> str:
     )
     console.print(table)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
-
-
-def mean_and_spread(values: list[float]) -> str:
-    if not values:
-        return "–"
-    spread = f" ± {show(stdev(values), '.4f')}" if len(values) > 1 else ""
-    return show(fmean(values), ".4f") + spread
 
 
 def command(settings: Settings) -> str:
