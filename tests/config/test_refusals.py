@@ -139,7 +139,7 @@ hardware.micro_batch_size=16       | hardware.micro_batch_size=16: a device's | 
 hardware.precision=fp8             | hardware.precision=fp8: no such precision | choose from 16-mixed
 hardware.precision=bf16            | hardware.precision=bf16: no such precision | did you mean bf16-
 hardware=cpu & hardware.precision=16-mixed | hardware.precision=16-mixed: needs a GPU | bf16-mixed
-logger.name=tensorboard            | logger.name=tensorboard: no such logger  | logger=none
+logger.name=aim                    | logger.name=aim: no such logger          | tensorboard or none
 logger.project=a/b                 | logger.project='a/b': W&B can't take it  | without /
 """
 

@@ -56,6 +56,18 @@ def dying(error):
     return hook
 
 
+def test_tensorboard_has_the_figures_of_the_folder(tiny_gpt2, text, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    overrides = [o for o in settings(tiny_gpt2, text, tmp_path / "run") if not o.startswith("logger")]
+    train(compose(*overrides, "logger=tensorboard"))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    there = {(name, event.step): event.value for name in events.Tags()["scalars"] for event in events.Scalars(name)}
+    written = {(name, row["step"]): value for row in rows(tmp_path / "run") for name, value in row.items()}
+    expected = {key: value for key, value in written.items() if key[0] not in ("step", "epoch")}
+    assert {key: there[key] for key in expected} == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.fixture(scope="module")
 def finished(tiny_gpt2, text, tmp_path_factory):
     run = tmp_path_factory.mktemp("finished") / "my run"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
+from importlib.util import find_spec
 from typing import Any
 
 from lightning_lm.callbacks.schema import CALLBACKS, CallbackConfig
@@ -109,8 +110,11 @@ class LoggerConfig(Settings):
     require_online: bool = setting(False, may_change=True)  # end where W&B's server can't be reached
 
     def problems(self) -> Iterator[Problem]:
-        if self.name not in ("wandb", "none"):
-            yield Problem("logger.name", self.name, "no such logger", "choose logger=wandb or logger=none")
+        if self.name not in ("wandb", "tensorboard", "none"):
+            yield Problem("logger.name", self.name, "no such logger", "choose logger=wandb, tensorboard or none")
+        elif self.name == "tensorboard" and find_spec("tensorboard") is None:
+            remedy = "pip install -c constraints.txt -e '.[tensorboard]'"
+            yield Problem("logger", self.name, "TensorBoard isn't installed", remedy)
         elif self.name == "wandb" and not re.fullmatch(r"[^/\\#?%:]+", self.project):
             yield Problem("logger.project", repr(self.project), "W&B can't take it", r"give one without / \ # ? % :")
 

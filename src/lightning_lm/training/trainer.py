@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import PyTorchProfiler
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
@@ -76,6 +77,8 @@ def build_module(cfg: Config, components: RunComponents, budget: Budget) -> Lang
 
 
 def build_loggers(cfg: Config, run: Path, run_id: str) -> list[Any]:
+    if cfg.logger.name == "tensorboard":
+        return [RunFolderLogger(run), TensorBoardLogger(run, name="tensorboard", version="", default_hp_metric=False)]
     if cfg.logger.name != "wandb":
         return [RunFolderLogger(run)]
     logger, environ = cfg.logger, os.environ  # W&B's own variables hold where a setting has its default
