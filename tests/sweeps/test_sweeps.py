@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from statistics import fmean, stdev
 
 import pytest
 from conftest import ROOT, compose, forked
@@ -165,6 +166,14 @@ def test_the_processes_of_a_killed_command_end_too(command):
             break
         time.sleep(0.1)
     assert left == [] and not (command.folder / "r" / "summary.json").exists()
+
+
+def test_where_only_the_seed_varies_each_job_is_tested(command):
+    code, out, err = command.here("hydra.mode=MULTIRUN", "seed=0,1", "trainer.max_steps=2", "hydra.sweep.dir=s")
+    assert code == 0, err
+    losses = [summary(command.folder / "s" / job)["test/loss"] for job in "01"]
+    assert losses[0] != losses[1] and f"{fmean(losses):.4f} ± {stdev(losses):.4f}" in out
+    assert "best" not in out
 
 
 def test_a_search_that_cannot_work_is_refused_before_its_folder_exists(command, monkeypatch):

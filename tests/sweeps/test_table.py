@@ -111,6 +111,16 @@ def test_other_texts_are_ranked_apart(sweep):
     assert "\nvalidation bytes 1000, " in table and "\nvalidation bytes 2000, " in table and "best" not in table
 
 
+def test_seeds_of_one_recipe_have_means_and_choose_nothing(sweep):
+    losses = [2.0, 2.5, 2.3]
+    table = sweep(*(({"seed": str(n)}, loss, {"test/loss": loss + 1}) for n, loss in enumerate(losses)))
+    assert "best" not in table
+    expected = [f"{fmean(losses) + plus:.4f} ± {stdev(losses):.4f}" for plus in (0, 1)]
+    (line,) = (line for line in table.splitlines() if line.startswith("loss (nats per token)"))
+    assert re.split("  +", line)[1:] == expected
+    assert rows(table) == [["0, 1, 2", *expected, "3/3", "3:00"]]
+
+
 def test_it_fits_eighty_columns(sweep):
     files = [f"a/very/long/path/to/{name}/a/file/of/text/that/can/hardly/be/shown.txt" for name in "ab"]
     jobs = [

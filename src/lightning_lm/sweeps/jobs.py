@@ -74,4 +74,4 @@ def run_sweep_job(job: Config) -> float:
         return read_json(folder / "summary.json").get("val/loss")
     multiprocessing.set_start_method("forkserver", force=True)  # joblib's workers have one that their children lack
     with gpus_for(job), alone_in(folder, "run_dir"), place.telling():
-        return run_job(job, run_test=False)  # a sweep must not choose by the test
+        return run_job(job, run_test=place.of_seeds)  # a search must not choose by the test

@@ -15,6 +15,11 @@ from lightning_lm.runs.numbers import brief_settings, duration
 DONE = ("finished", "diverged", "pruned")  # a sweep that is gone on with doesn't repeat these
 
 
+def only_seeds(search: list[dict[str, str]]) -> bool:
+    """Whether nothing but the seed varies, so that nothing is chosen, and each job may be tested."""
+    return all(own.keys() == {"seed"} for own in search)
+
+
 def result(job: Path, error: object = None) -> str:
     """A job's figures, or why it has none; ``error`` is what has ended it, where that is known."""
     status, summary = job_status(job), read_json(job / "summary.json") or {}
@@ -37,6 +42,7 @@ class JobPlace:
         self.prefix = f"{self.label} " if sweep["parallel"] else ""
         trial = read_json(folder / "trial.json")
         self.settings = brief_settings(trial["settings"] if trial else sweep["search"][self.number])
+        self.of_seeds = not trial and only_seeds(sweep["search"])
 
     def tell(self, text: str) -> None:
         sys.stderr.write(f"{self.label} {text}\n")  # at once: jobs may share the console

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from lightning_lm.figures import SPLITS, labels
 from lightning_lm.report.certainty import verdict
 from lightning_lm.report.comparison import Configuration, like_with_like, ranking_figure
 from lightning_lm.report.runs import Run, settings_of_jobs
@@ -19,7 +20,7 @@ from lightning_lm.runs.folder import job_status, read_json
 from lightning_lm.runs.numbers import brief_name, brief_settings, duration, mean_and_spread, short
 from lightning_lm.runs.summary import program
 from lightning_lm.sweeps.jobs import Settings
-from lightning_lm.sweeps.progress import DONE, result
+from lightning_lm.sweeps.progress import DONE, only_seeds, result
 
 
 def exit_code(folder: Path, jobs: int) -> int:
@@ -46,6 +47,8 @@ def job_table(folder: Path, fixed: Settings, jobs: list[Settings], errors: Mappi
     for common, finished in like_with_like(runs).items():
         ranked = configurations(finished, runs, jobs)
         blocks.append([*([common] if common else []), as_text(ranked)])
+        if only_seeds(jobs):
+            blocks[-1] += ["", figures_as_text(ranked[0])]
         if len(ranked) > 1:
             sure = verdict([run for configuration in ranked for run in configuration.runs]).sentences[:1]
             blocks[-1] += ["", *textwrap.wrap("".join(sure), shutil.get_terminal_size().columns)]
@@ -96,9 +99,25 @@ def as_text(ranked: list[Configuration]) -> str:
             duration(sum(run.summary.get("seconds", 0) for run in finished)),
             "best" if place == 0 < len(ranked) - 1 else "",
         )
-    console = Console(
-        file=io.StringIO(), width=shutil.get_terminal_size().columns, markup=False, emoji=False, highlight=False
-    )
+    return rendered(table)
+
+
+def figures_as_text(configuration: Configuration) -> str:
+    """All figures of a recipe: mean over its seeds ± standard deviation (n − 1)."""
+    table = Table("", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for split in SPLITS.values():
+        table.add_column(split, justify="right")
+    for name, label in labels("perplexity").items():
+        values = [configuration.values(f"{split}/{name}") for split in SPLITS]
+        if any(values):
+            table.add_row(label, *map(mean_and_spread, values))
+    return rendered(table)
+
+
+def rendered(table: Table) -> str:
+    """As wide as the terminal at most, or as 80 columns where there is none."""
+    width = shutil.get_terminal_size().columns
+    console = Console(file=io.StringIO(), width=width, markup=False, emoji=False, highlight=False)
     console.print(table)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
