@@ -17,7 +17,7 @@ from lightning_lm.faults import told_in_one_line
 
 SAMPLING = {"temperature": 0.8, "top_k": 50, "top_p": 1.0}  # where not given
 CONSTRAINTS = {
-    **dict.fromkeys(("max_new_tokens", "num_samples", "guesses", "stride", "batch_size"), COUNT),
+    **dict.fromkeys(("max_new_tokens", "num_samples", "guesses", "stride", "batch_size", "runs"), COUNT),
     "temperature": positive(", or --greedy"),
     "top_k": at_least(0),
     "top_p": Constraint(lambda value: 0 < value <= 1, "a number above 0, at most 1"),
@@ -82,6 +82,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--recipe", metavar="NAME", help="keep the best run's settings as conf/experiment/NAME.yaml")
     sub.add_argument("--watch", action="store_true", help="write the page anew while runs are at work")
     sub.set_defaults(act=report)
+
+    about = "propose a sweep's next runs: those that tell most about where its best point lies"
+    sub = commands.add_parser("next", help=about, description=about, allow_abbrev=False)
+    sub.add_argument("folder", metavar="FOLDER", type=Path, help="a sweep's")
+    sub.add_argument("--runs", type=int, default=4, metavar="N", help="default: 4")
+    sub.set_defaults(act=next_runs)
 
     about = "say whether two models, or with --recipes two groups of runs, really differ"
     sub = commands.add_parser("compare", help=about, description=about, allow_abbrev=False)
@@ -223,6 +229,12 @@ def push(args: argparse.Namespace) -> None:
     from lightning_lm.hub.push import push
 
     print(push(Path(args.model).expanduser(), args.repo, private=args.private, dry_run=args.dry_run))
+
+
+def next_runs(args: argparse.Namespace) -> None:
+    from lightning_lm.report.next_runs import propose
+
+    print(propose(args.folder, args.runs))
 
 
 def report(args: argparse.Namespace) -> None:

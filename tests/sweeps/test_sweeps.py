@@ -126,6 +126,22 @@ def test_a_grid_is_cut_off_and_gone_on_with(command):
     assert re.search(rf"^\[4/4\] val/loss {losses['3']:.4f}, val/perplexity [\d.]+, \d+:\d\d$", err, re.MULTILINE)
 
 
+def test_a_grid_gets_further_jobs_of_its_own(command):
+    """As ``lightning-lm next`` writes them: they come last, and the same command again adds none."""
+    grid = ["hydra.mode=MULTIRUN", "trainer.max_epochs=1", "hydra.sweep.dir=s"]
+    assert command.here(*grid, "hydra.sweeper.more=[{seed:3}]")[0] == 2, "there is no sweep yet"
+    assert command.here(*grid, "optimizer.lr=1e-3,1e-2")[0] == 0
+    more = "hydra.sweeper.more=[{optimizer.lr:0.003,optimizer.weight_decay:0.1,seed:3},{optimizer.lr:1e-2}]"
+    for _ in range(2):
+        code, out, err = command.here(*grid, more)
+        assert code == 0, err
+        assert "3 jobs in s: 3 finished" in out
+    third = config(command.folder / "s" / "2")
+    assert (third.optimizer.lr, third.optimizer.weight_decay, third.seed) == (0.003, 0.1, 3)
+    code, _, err = command.here(*grid, "hydra.sweeper.more=[1]")
+    assert code == 2 and "no list of tables" in err
+
+
 def test_a_refused_and_a_killed_job_leave_the_others_alone(command):
     """Of three jobs one can't begin, and one is killed; the console tells at once, and the exit code at the end."""
     folder = command.folder / "s"

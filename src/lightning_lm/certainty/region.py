@@ -43,6 +43,11 @@ def region(surface: Surface) -> Region:
     return Region(np.array([inside.min(axis=0), inside.max(axis=0)]), polygons, open_to, None if open_to else lowest[0])
 
 
+def size(surface: Surface, points: np.ndarray) -> float:
+    """The mean P-value over points of a mesh: small where the region is, and smooth in what would change it."""
+    return float(plausible(surface, points, points[[np.argmin(surface.height(points))]]).mean())
+
+
 def plausible(surface: Surface, points: np.ndarray, lowest: np.ndarray) -> np.ndarray:
     """(n,) P-values of the points being the best one: of a zero slope, and 0 where they are surely higher."""
     higher = surface.height(points) - surface.height(lowest)
@@ -50,9 +55,9 @@ def plausible(surface: Surface, points: np.ndarray, lowest: np.ndarray) -> np.nd
     return np.where(surely, 0.0, surface.flatness(points))
 
 
-def mesh(box: np.ndarray) -> np.ndarray:
+def mesh(box: np.ndarray, per_side: int = POINTS) -> np.ndarray:
     """(n, d) points over a box, given by its two corners (2, d)."""
-    sides = np.linspace(box[0], box[1], POINTS).T
+    sides = np.linspace(box[0], box[1], per_side).T
     return np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, len(sides))
 
 

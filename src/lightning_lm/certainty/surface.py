@@ -1,7 +1,7 @@
 """A smooth surface through losses over one or two settings: a quadratic, and as much more as the losses ask for."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -39,7 +39,8 @@ class Surface:
 
     coefficients: np.ndarray  # (p,) of ``terms``
     covariance: np.ndarray  # (p, p) of the coefficients
-    freedom: int  # degrees of freedom of the noise
+    spread: float  # standard deviation of a single run
+    freedom: int  # degrees of freedom of ``spread``
     dimensions: int
 
     def height(self, points: np.ndarray) -> np.ndarray:
@@ -50,6 +51,12 @@ class Surface:
         """(n,) standard error of the height, or of its difference from the height at ``reference`` (1, d)."""
         row = terms(points) - (0 if reference is None else terms(reference))
         return np.sqrt(np.einsum("np,pq,nq->n", row, self.covariance, row))
+
+    def with_run(self, point: np.ndarray) -> "Surface":
+        """What one more run at the point (1, d) is expected to leave: the same heights, known better."""
+        row = terms(point)
+        gain = self.covariance @ row.T
+        return replace(self, covariance=self.covariance - gain @ gain.T / (self.spread**2 + float((row @ gain)[0, 0])))
 
     def flatness(self, points: np.ndarray) -> np.ndarray:
         """(n,) P-values of the slope being zero there, which it is at the lowest point.
@@ -89,10 +96,10 @@ def fit(points: np.ndarray, means: np.ndarray, counts: np.ndarray, spread: float
         inverse = np.linalg.inv(covariance)
         information = quadratic.T @ inverse @ quadratic
         rest = losses - quadratic @ np.linalg.solve(information, quadratic.T @ inverse @ losses)
-        akaike = 2 * (misfit > MISFITS[0])
+        akaike = float(misfit > MISFITS[0])  # a variance, which can't be below 0, counts for half a parameter
         return np.linalg.slogdet(covariance)[1] + np.linalg.slogdet(information)[1] + rest @ inverse @ rest + akaike
 
     misfit = min(MISFITS, key=unlikelihood) * spread
     weighted = monomials / noise[:, None]
     covariance = np.linalg.inv(weighted.T @ monomials + np.diag(np.where(free, 0, misfit**-2)))
-    return Surface(covariance @ weighted.T @ losses, covariance, freedom, points.shape[1])
+    return Surface(covariance @ weighted.T @ losses, covariance, spread, freedom, points.shape[1])

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lightning_lm.certainty.region import Region, region
+from lightning_lm.certainty.region import region
 from lightning_lm.certainty.spread import pooled, within_noise
-from lightning_lm.certainty.surface import fit
+from lightning_lm.certainty.surface import Surface, fit
 from lightning_lm.report.comparison import FIRST, Configuration, configurations, short_name
 from lightning_lm.report.runs import Run
 from lightning_lm.runs.folder import read_json
@@ -65,7 +65,8 @@ def verdict(runs: list[Run]) -> Verdict:
         means, counts = np.array([c.mean for c in sets]), np.array([len(c.losses) for c in sets])
         inside = [c for c, near in zip(sets, within_noise(means, counts, spread, freedom), strict=True) if near]
         sentences.insert(0, noise_sentence(inside, sets, spread))
-        found = searched_region(sets, spread, freedom)
+        over = fitted(sets)
+        found = searched_region(over) if over else None
         sentences += region_sentences(found) if found else []
     else:
         sentences.insert(0, "There is one seed, so the noise is unknown: another seed may have another winner.")
@@ -108,32 +109,59 @@ def neighbours(sets: list[Configuration], keys: list[str]) -> list[Configuration
     ]
 
 
-def searched_region(sets: list[Configuration], spread: float, freedom: int) -> SearchedRegion | None:
+@dataclass(frozen=True)
+class Fitted:
+    """A surface over one or two settings, whose logarithms it has scaled to the box from −1 to 1."""
+
+    surface: Surface
+    settings: list[str]
+    configurations: list[Configuration]
+
+    @property
+    def logs(self) -> np.ndarray:
+        """(k, d)"""
+        return np.log([[c.settings[key] for key in self.settings] for c in self.configurations])
+
+    @property
+    def points(self) -> np.ndarray:
+        """(k, d) the configurations in the box."""
+        return to_box(self.logs)
+
+    def unit(self, points: np.ndarray) -> np.ndarray:
+        """Points of the box as values of the settings."""
+        return np.exp(self.logs.min(axis=0) + (points + 1) / 2 * np.ptp(self.logs, axis=0))
+
+
+def to_box(logs: np.ndarray) -> np.ndarray:
+    return 2 * (logs - logs.min(axis=0)) / np.ptp(logs, axis=0) - 1
+
+
+def fitted(sets: list[Configuration]) -> Fitted | None:
     """Over both settings, else over one with the other as the best has it; None where there are too few values."""
-    for keys in ([RATE, DECAY], [RATE], [DECAY]):
+    spread, freedom = pooled([c.losses for c in sets])
+    for keys in ([RATE, DECAY], [RATE], [DECAY]) if freedom else ():
         near = neighbours(sets, keys)
         if any(len({c.settings[key] for c in near}) < 3 for key in keys):
             continue
-        logs = np.log([[c.settings[key] for key in keys] for c in near])
-        low, high = logs.min(axis=0), logs.max(axis=0)
-        points, means = 2 * (logs - low) / (high - low) - 1, np.array([c.mean for c in near])
-        surface = fit(points, means, np.array([len(c.losses) for c in near]), spread, freedom)
+        logs, counts = (
+            np.log([[c.settings[key] for key in keys] for c in near]),
+            np.array([len(c.losses) for c in near]),
+        )
+        surface = fit(to_box(logs), np.array([c.mean for c in near]), counts, spread, freedom)
         if surface is not None:
-            return in_units(region(surface), keys, low, high)
+            return Fitted(surface, keys, near)
     return None
 
 
-def in_units(scaled: Region, keys: list[str], low: np.ndarray, high: np.ndarray) -> SearchedRegion:
-    def unit(points: np.ndarray) -> np.ndarray:
-        return np.exp(low + (points + 1) / 2 * (high - low))
-
-    limits = dict(zip(keys, map(tuple, unit(scaled.corners).T), strict=True)) if scaled.corners is not None else {}
+def searched_region(over: Fitted) -> SearchedRegion:
+    keys, scaled = over.settings, region(over.surface)
+    corners = over.unit(scaled.corners).T.tolist() if scaled.corners is not None else []
     return SearchedRegion(
         settings=keys,
-        outlines=[unit(polygon) for polygon in scaled.outlines],
-        limits=limits,
+        outlines=[over.unit(polygon) for polygon in scaled.outlines],
+        limits={key: (low, high) for key, (low, high) in zip(keys, corners, strict=False)},
         open_to=[f"{SIDES[side]} {short_name(keys[k])}" for k, side in scaled.open_to],
-        best=None if scaled.best is None else dict(zip(keys, unit(scaled.best).tolist(), strict=True)),
+        best=None if scaled.best is None else dict(zip(keys, over.unit(scaled.best).tolist(), strict=True)),
     )
 
 

@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.types import Override
@@ -26,6 +27,21 @@ def combinations(swept: dict[str, Override]) -> list[Settings]:
             raise refuse(key, override.input_line.partition("=")[2], wrong, "list them, or add hydra.sweeper.trials=20")
     values = itertools.product(*(list(override.sweep_string_iterator()) for override in swept.values()))
     return [dict(zip(swept, chosen, strict=True)) for chosen in values]
+
+
+def extended(folder: Path, more: Sequence[Mapping[str, object]]) -> list[Settings]:
+    """The jobs of the sweep in the folder, and after them those of ``more`` that it doesn't have yet.
+
+    Raises:
+        Refused: there is no sweep, or ``more`` is no list of tables.
+    """
+    there = read_json(folder / "sweep.json")
+    if there is None:
+        raise refuse("hydra.sweep.dir", folder, "there is no sweep to add jobs to", "name the folder of one")
+    if isinstance(more, str) or not all(isinstance(row, Mapping) for row in more):
+        raise refuse("hydra.sweeper.more", more, "no list of tables", "write [{optimizer.lr:1e-3,seed:3}]")
+    rows = [{str(key): str(value) for key, value in row.items()} for row in more]
+    return there["search"] + [row for row in rows if row not in there["search"]]
 
 
 def refuse_launched() -> None:

@@ -8,14 +8,14 @@ from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lightning_lm.config.composition import typed_job
 from lightning_lm.config.overrides import problems_of
 from lightning_lm.errors import Problem, Refused, refuse
 from lightning_lm.interrupts import Interrupted, stopping_on_signals
 from lightning_lm.runs.folder import alone_in
-from lightning_lm.sweeps.jobs import Settings, claim_folder, combinations, refuse_launched
+from lightning_lm.sweeps.jobs import Settings, claim_folder, combinations, extended, refuse_launched
 from lightning_lm.sweeps.precheck import model_problems
 from lightning_lm.sweeps.table import exit_code, job_table
 
@@ -33,9 +33,10 @@ class SearchSweeper(Sweeper):
         sampler: str,
         seed: int | None,
         reduction_factor: int | None,
+        more: ListConfig | None,
     ):
         self.params, self.trials, self.parallel = params or {}, trials, parallel
-        self.sampler, self.seed, self.reduction_factor = sampler, seed, reduction_factor
+        self.sampler, self.seed, self.reduction_factor, self.more = sampler, seed, reduction_factor, more
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.loader, self.config = hydra_context.config_loader, config
@@ -108,7 +109,7 @@ class SearchSweeper(Sweeper):
             log_sweep(self.folder, logger)
 
     def grid(self, swept: dict[str, Override]) -> None:
-        jobs = combinations(swept)
+        jobs = combinations(swept) if self.more is None else extended(self.folder, self.more)
         self.check(jobs)
         claim_folder(self.folder, self.fixed, jobs, len(jobs), self.side_by_side)
         self.jobs = jobs

@@ -1,0 +1,106 @@
+"""The runs that would tell most about where the best point of a search lies."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lightning_lm.certainty.region import mesh, region, size
+from lightning_lm.certainty.spread import pooled, within_noise
+from lightning_lm.errors import refuse
+from lightning_lm.report.certainty import Fitted, fitted
+from lightning_lm.report.comparison import Configuration, configurations, short_name
+from lightning_lm.report.runs import collect
+from lightning_lm.runs.folder import read_json
+
+CANDIDATES = 9  # values of each setting that are considered, beside the tried ones
+
+
+@dataclass(frozen=True)
+class Proposal:
+    settings: dict[str, str]  # of the job, as in the sweep's ``sweep.json``
+    reason: str
+
+
+def propose(folder: Path, count: int) -> str:
+    """The next ``count`` runs of a grid's sweep, and the command that adds them to it, for people to read.
+
+    Raises:
+        Refused: the folder holds no sweep of a grid, or too little of it is finished.
+    """
+    runs, sweep = collect([folder]), read_json(folder / "sweep.json")
+    if sweep is None:
+        raise refuse("FOLDER", folder, "it holds no sweep", "give the folder of one")
+    if (folder / "study.db").exists():
+        remedy = "give its command again with a higher hydra.sweeper.trials"
+        raise refuse("FOLDER", folder, "Optuna draws the next trials of a study", remedy)
+    sets = [c for c in configurations(runs) if c.complete]
+    if len(sets) < 2:
+        raise refuse("FOLDER", folder, "fewer than two configurations are finished", "wait for them")
+    over = fitted(sets)
+    if over is None:
+        about, proposals = "", further_seeds(sets, sweep["search"], count)
+    else:
+        about, proposals = shrinking(over, sets, sweep["search"], count)
+    lines = [", ".join(f"{short_name(key)} {value}" for key, value in p.settings.items()) for p in proposals]
+    rows = [f"  {line:<{max(map(len, lines))}}  {p.reason}" for line, p in zip(lines, proposals, strict=True)]
+    return "\n".join(
+        filter(None, [about, *rows, "this adds them to the sweep:", f"  {command(folder, sweep, proposals)}"])
+    )
+
+
+def command(folder: Path, sweep: dict, proposals: list[Proposal]) -> str:
+    tables = ",".join("{" + ",".join(f"{k}:{v}" for k, v in p.settings.items()) + "}" for p in proposals)
+    overrides = [*(f"{key}={value}" for key, value in sweep["fixed"].items()), f"hydra.sweep.dir={folder}"]
+    return " ".join(["python train.py -m", *map(shlex.quote, [*overrides, f"hydra.sweeper.more=[{tables}]"])])
+
+
+def job(c: Configuration, search: list[dict[str, str]]) -> dict[str, str]:
+    """Settings of a job like those of a configuration."""
+    return search[int(c.runs[0].folder.name)]
+
+
+def further_seeds(sets: list[Configuration], search: list[dict[str, str]], count: int) -> list[Proposal]:
+    """Of the configurations that may be the best, those with the fewest seeds; the best ones where noise is unknown."""
+    spread, freedom = pooled([c.losses for c in sets])
+    if freedom:
+        means, counts = np.array([c.mean for c in sets]), np.array([len(c.losses) for c in sets])
+        sets = [c for c, near in zip(sets, within_noise(means, counts, spread, freedom), strict=True) if near]
+    seeds = {id(c): sorted(c.seeds) for c in sets}
+    proposals = []
+    for _ in range(count):
+        c = min(sets[:count], key=lambda c: len(seeds[id(c)]))
+        seeds[id(c)].append(max(seeds[id(c)]) + 1)
+        proposals.append(Proposal(job(c, search) | {"seed": str(seeds[id(c)][-1])}, "another seed: noise is the limit"))
+    return proposals
+
+
+def shrinking(
+    over: Fitted, sets: list[Configuration], search: list[dict[str, str]], count: int
+) -> tuple[str, list[Proposal]]:
+    """One run after another, each the one with which the region is expected to be smallest."""
+    keys, surface = over.settings, over.surface
+    box = np.array([[-1.0] * len(keys), [1.0] * len(keys)])
+    for k, side in region(surface).open_to:  # one step of the grid beyond the edge
+        box[(side + 1) // 2, k] += side * 2 / (len(np.unique(over.logs[:, k])) - 1)
+    places, between = mesh(box, 21), mesh(box, CANDIDATES)
+    # Far from the best, where losses are high, the surface is the least to be trusted
+    near = surface.height(between) <= np.median(surface.height(over.points))
+    new = [job(sets[0], search) | written(keys, values) for values in over.unit(between[near])]
+    points, jobs = np.vstack([over.points, between[near]]), [job(c, search) for c in over.configurations] + new
+    seeds = [max(c.seeds) + 1 for c in over.configurations] + [min(sets[0].seeds)] * len(new)
+    proposals, before = [], size(surface, places)
+    for _ in range(count):
+        expected = [surface.with_run(point[None]) for point in points]
+        chosen = int(np.argmin([size(each, places) for each in expected]))
+        surface = expected[chosen]
+        reason = "another seed" if chosen < len(over.points) else "a new point"
+        proposals.append(Proposal(jobs[chosen] | {"seed": str(seeds[chosen])}, reason))
+        seeds[chosen] += 1
+    shrunk = 1 - size(surface, places) / before
+    return f"With these runs the 90 % region is expected to shrink by about {shrunk:.0%}:", proposals
+
+
+def written(keys: list[str], values: np.ndarray) -> dict[str, str]:
+    return {key: f"{value:.3g}" for key, value in zip(keys, values, strict=True)}
