@@ -12,6 +12,7 @@ from typing import NoReturn
 from lightning_lm.constraints import COUNT, SEED, Constraint, at_least, positive
 from lightning_lm.errors import Problem, Refused
 from lightning_lm.faults import told_in_one_line
+from lightning_lm.logs import tell_of_imports
 
 # torch, transformers and their friends take seconds to import: only the commands do it, once the arguments are right.
 
@@ -111,6 +112,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with log_to_stderr(), told_in_one_line({}):
             check(args)
+            if args.act is not report:
+                tell_of_imports()
             args.act(args)
             sys.stdout.flush()
     except Refused as error:

@@ -19,7 +19,7 @@ from lightning_lm.config.validation import check
 from lightning_lm.errors import Died, Problem, Refused, refuse
 from lightning_lm.faults import told_in_one_line
 from lightning_lm.interrupts import SIGNALS, heeded, stopping_on_signals
-from lightning_lm.logs import JOB, logging_to, rank
+from lightning_lm.logs import JOB, logging_to, rank, tell_of_imports
 from lightning_lm.run import train
 from lightning_lm.runs.folder import alone_in, is_finished
 
@@ -95,14 +95,16 @@ def run_job(job: Config, run_test: bool = True) -> float:
     run = Path(job.run_dir)
     if is_finished(run):
         return train(job, run_test=run_test)  # only tells the figures
+    with logging_to(run / "train.log"):
+        tell_of_imports()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    for part in ("", ".agent.server.api"):  # which has a level of its own; what it says is told here in a run's words
-        logging.getLogger(f"torch.distributed.elastic{part}").setLevel(logging.CRITICAL)
+    for part in ("distributed.elastic", "distributed.elastic.agent.server.api", "multiprocessing.spawn"):
+        logging.getLogger(f"torch.{part}").setLevel(logging.CRITICAL)  # told here in a run's words
     errors: SimpleQueue = context.SimpleQueue()
     config = LaunchConfig(
         min_nodes=1,
@@ -163,6 +165,8 @@ def _cause(run: Path, errors: SimpleQueue, rank: int, failure: Any) -> BaseExcep
     code = failure.exitcode
     if code - 128 in SIGNALS:
         return SystemExit(code)
+    if sys.stderr.isatty():
+        sys.stderr.write("\n")  # below the bar of a rank that had no time to end it
     if code < 0:
         message = f"rank {rank} (pid {failure.pid}) was killed by {signal.Signals(-code).name}"
         with logging_to(run / "train.log") as keep:

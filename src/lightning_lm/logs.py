@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
+from threading import RLock
 
 from tqdm import tqdm
 
 CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")  # in a URL, such as one of the environment
 JOB = "LIGHTNING_LM_JOB"  # in the environment of a sweep's job: what its lines begin with, where jobs share the console
+log = logging.getLogger(__name__)
+tqdm.set_lock(RLock())  # its own holds a semaphore, and Python warns of those that a killed process leaves
 
 
 def rank() -> int:
@@ -26,10 +29,10 @@ def has_bars() -> bool:
 
 
 class Console(logging.Handler):
-    """Writes to stderr above the progress bars, and not what these show."""
+    """Writes to stderr above the progress bars; leaves out records that have been given ``file_only``."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if getattr(record, "on_bar", False) and has_bars():
+        if getattr(record, "file_only", False):
             return
         try:
             prefix = os.environ.get(JOB, "")
@@ -76,3 +79,9 @@ def logging_to(path: Path) -> Iterator[Callable[[], None]]:
         for handler in logger.handlers:
             handler.close()
         logger.handlers = []
+
+
+def tell_of_imports() -> None:
+    """Say why nothing happens for some seconds, unless it has been said in this process."""
+    if "torch" not in sys.modules:
+        log.info("loading torch and transformers …")

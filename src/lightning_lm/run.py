@@ -15,7 +15,7 @@ from lightning_lm.faults import told_in_one_line
 from lightning_lm.hub.access import check_before_training, go_offline_if_unreachable
 from lightning_lm.hub.push import push
 from lightning_lm.interrupts import ask_for_requeue
-from lightning_lm.logs import JOB, logging_to, rank
+from lightning_lm.logs import JOB, logging_to, rank, tell_of_imports
 from lightning_lm.runs.folder import is_finished, read_json
 from lightning_lm.runs.settings import same_settings
 from lightning_lm.runs.summary import show_summary
@@ -41,6 +41,7 @@ def train(job: Config, *, run_test: bool = True) -> float:
                 log.info("finished before: `lightning-lm push %s --repo %s` uploads it", run, repo)
             repo = None
         else:
+            tell_of_imports()
             if job.model.hub_ids or repo or is_hub_id(job.data.dataset):
                 check_before_training(job.model.hub_ids, repo, online=go_offline_if_unreachable())
             silence_warnings()

@@ -223,7 +223,7 @@ def test_second_start_reads_the_cache(tmp_path, caplog):
     caplog.clear()
     unread = Corpus({"train": "a"}, lambda split: 1 / 0, "a test")
     again = stream(unread, letters(), tmp_path, word_starts=True)
-    assert "from the cache" in caplog.text and "tokenizing" not in caplog.text
+    assert "tokenizing" not in caplog.text
     for name in ("tokens", "word_starts", "row_ends", "words", "bytes"):
         assert np.array_equal(getattr(first, name), getattr(again, name))
     assert again.counts == first.counts and again.key == first.key

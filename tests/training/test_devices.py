@@ -253,7 +253,7 @@ def test_one_run_is_left_behind(tiny_gpt2, text, tmp_path, monkeypatch):
     assert [row["step"] for row in table(folder)] == ["1", "2", "3", "3", "3"], "three steps, validation, test"
     assert [row["step"] for row in table(folder, "samples.csv")] == ["3"]
     log = (folder / "train.log").read_text()
-    assert log.count("rows        words") == log.count("step 2/3 · loss") == 1
+    assert log.count("line ends") == log.count("step 2/3 · loss") == 1
 
 
 def test_sharded_models_show_samples_and_low_precision(tiny_gpt2, text, tmp_path):

@@ -77,8 +77,24 @@ def test_it_is_done_once_for_a_models_shape_and_not_on_a_resume(job, tmp_path, m
     assert not asked
 
 
+def test_only_the_first_job_of_a_sweep_shows_what_all_have(job, tmp_path, capsys):
+    (tmp_path / "sweep").mkdir()
+    write_json(tmp_path / "sweep" / "sweep.json", {})
+    for name in ("0", "1"):
+        job.run_dir = str(tmp_path / "sweep" / name)
+        train(job)
+        assert "the first block: " in (tmp_path / "sweep" / name / "train.log").read_text(encoding="utf-8")
+    console = capsys.readouterr().err
+    assert [console.count(text) for text in ("line ends", "the first block", "parameters  rule", "step 2:")] == [
+        1,
+        1,
+        1,
+        2,
+    ]
+
+
 def test_the_plan_and_the_first_block_are_told(job, capsys):
     train(job)
     told = capsys.readouterr().err
-    assert "2 steps, of 512 tokens each; about" in told and "GB are free" in told
+    assert "2 steps, of 512 tokens each\n" in told and "GB are free" in told
     assert "the first block: " in told

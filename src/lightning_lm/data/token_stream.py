@@ -81,8 +81,7 @@ def tokenize(
             raise refuse(f"data.{split}", corpus.source, "there is no text in this split", "give it some")
         _store(temporary, rows, dtype, word_starts)
 
-    if not build_once(folder, build):
-        log.info("%s of %s: tokens from the cache, %s", split, corpus.source, folder)
+    build_once(folder, build)
     return _open(folder, key)
 
 

@@ -48,8 +48,7 @@ def train_tokenizer(corpus: Corpus, kind: str, vocab_size: int, cache_dir: Path)
         corpus.check_unchanged("train")
         trained.save_pretrained(temporary)
 
-    if not build_once(folder, build):
-        log.info("tokenizer from the cache, %s", folder)
+    build_once(folder, build)
     return AutoTokenizer.from_pretrained(folder)
 
 

@@ -32,7 +32,8 @@ def describe(model: nn.Module, table: Sequence[GroupConfig], weight_decay: float
     """The table with the parameters that each row took, for people."""
     lines = [f"{'optimizer':<10}{'decay':>7}{'tensors':>9}{'parameters':>13}  rule"]
     for row, members in sort_parameters(model, table):
-        rule = row.pattern + (f" with {row.ndim} dimension(s)" if row.ndim is not None else "")
+        rule = f"{row.ndim} dimension(s), " * (row.ndim is not None) + row.pattern
+        rule = rule if len(rule) < 40 else f"{rule[:38]}…"  # the whole fits no terminal; config.yaml has it
         count = sum(p.numel() for _, p in members)
         decay = weight_decay if row.decay else 0
         lines.append(f"{row.optimizer:<10}{decay:>7g}{len(members):>9}{count:>13,}  {rule}")

@@ -8,29 +8,28 @@ from typing import Any
 
 from lightning_lm import figures
 from lightning_lm.objectives.facts import ObjectiveFacts
+from lightning_lm.runs.numbers import duration, show
 
 
 def show_ledger(ledger: dict[str, dict[str, Any]]) -> str:
-    """A table: per split, what the text holds, and where its tokens went."""
-    names = ("rows", "words", "line_ends", "bytes", "tokens", "blocks", "tail")
-    lines = ["".join([f"{'split':<12}", *(f"{name:>13}" for name in names)])]
-    for split, entry in ledger.items():
-        lines.append("".join([f"{split:<12}", *(f"{entry[name]:>13,}" for name in names)]))
+    """A table of at most 80 columns: what each split's text holds, and where its tokens went."""
+    lines = [f"{'':<12}" + "".join(f"{split:>18}" for split in ledger)]
+    for name in ("rows", "words", "line_ends", "bytes", "tokens", "blocks", "tail"):
+        lines.append(f"{name.replace('_', ' '):<12}" + "".join(f"{entry[name]:>18,}" for entry in ledger.values()))
     return "\n".join(lines)
 
 
 def show_summary(summary: dict[str, Any], facts: ObjectiveFacts, run: Path) -> str:
     """The figures of a finished run, and what to type next."""
-    lines = ["", f"{'':<26}" + "".join(f"{split:>12}" for split in figures.SPLITS.values())]
+    lines = ["", f"{'':<26}" + "".join(f"{split:>16}" for split in figures.SPLITS.values())]
     for name, label in figures.labels(facts.perplexity_label).items():
         values = [summary.get(f"{split}/{name}") for split in figures.SPLITS]
         if values[0] is not None:
-            lines.append(f"{label:<26}" + "".join(f"{'–' if v is None else format(v, '.4f'):>12}" for v in values))
+            lines.append(f"{label:<26}" + "".join(f"{show(value, ',.4f'):>16}" for value in values))
     speed = summary["tokens_per_second"]
     lines += [
-        f"{summary['steps']:,} steps, {summary['tokens_seen']:,} tokens in {summary['seconds']:.0f} s"
-        + (f", {speed:,.0f} tokens per second" if speed else "")
-        + f"; best at step {summary['best_step']:,}",
+        f"best at step {summary['best_step']:,} of {summary['steps']:,}; {summary['tokens_seen']:,} tokens"
+        f" in {duration(summary['seconds'])}" + (f", {speed:,.0f} tokens/s" if speed else ""),
         f"run folder: {run}",
     ]
     command, arguments = facts.command

@@ -29,7 +29,7 @@ from lightning_lm.runs.tracking import finish_wandb
 from lightning_lm.training.checkpoints import BEST, check_best, load_weights, to_go_on_from
 from lightning_lm.training.components import RunComponents, build
 from lightning_lm.training.fsdp import unsharded
-from lightning_lm.training.probe import probe, tell_plan
+from lightning_lm.training.probe import probe, probed, show_plan
 from lightning_lm.training.trainer import build_callbacks, build_loggers, build_module, build_trainer
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
     components = build(cfg)
     ledger = components.data.ledger()
     same_text(run, ledger)
-    checkpoint = to_go_on_from(run)
+    checkpoint, shown = to_go_on_from(run), probed(cfg, run)
     if checkpoint is None:
         components.data.check_apart()
         probe(cfg, components, run)
@@ -63,9 +63,9 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
         write_text(run / "config.yaml", OmegaConf.to_yaml(as_settings(cfg)))  # first: it makes the folder a run's
         write_json(run / "environment.json", environment(wandb_run_id=run_id, options=chosen(cfg)))
         write_json(run / "ledger.json", ledger)
-    log.info("%s", show_ledger(ledger))
-    tell_plan(cfg, components, run)
-    log.info("%s", describe(components.model, cfg.optimizer.groups, cfg.optimizer.weight_decay))
+    groups = describe(components.model, cfg.optimizer.groups, cfg.optimizer.weight_decay)
+    for text in (show_ledger(ledger), show_plan(cfg, components, run), groups):
+        log.info("%s", text, extra={"file_only": shown})
     summary: dict[str, Any] = {"status": "failed"}
     try:
         summary = _train_and_score(cfg, components, run, checkpoint, run_test, run_id)

@@ -15,12 +15,12 @@ import torch
 from lightning_lm.config.schema import Config
 from lightning_lm.errors import refuse
 from lightning_lm.faults import SAYS_NO_MEMORY, innermost
-from lightning_lm.files import replacing
+from lightning_lm.logs import rank
 from lightning_lm.models.activations import recomputed
 from lightning_lm.models.loading import vocabulary_size
 from lightning_lm.models.loss import labelled_nll
 from lightning_lm.models.output_head import find_head
-from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.folder import read_json, write_json
 from lightning_lm.training.components import RunComponents, accelerator
 
 log = logging.getLogger(__name__)
@@ -39,11 +39,7 @@ def probe(cfg: Config, components: RunComponents, run: Path) -> None:
     Raises:
         Refused: the pass fails, or gives a loss that is no number.
     """
-    shape = [cfg.model, cfg.data.block_size, cfg.objective, cfg.hardware, cfg.trainer.global_batch_size]
-    key = json.dumps([asdict(part) if hasattr(part, "__dataclass_fields__") else part for part in shape], default=str)
-    done = run.parent / PROBED if (run.parent / "sweep.json").exists() else None
-    known = (read_json(done) or {}) if done else {}
-    if cfg.hardware.strategy == "fsdp" or key in known:
+    if cfg.hardware.strategy == "fsdp" or probed(cfg, run):
         return
     device = torch.device("cpu")
     if accelerator(cfg.hardware) == "gpu":
@@ -55,9 +51,19 @@ def probe(cfg: Config, components: RunComponents, run: Path) -> None:
     if not math.isfinite(loss):
         wrong = f"its loss is {loss} before the first step"
         raise refuse("model", cfg.model.tag, wrong, "choose another checkpoint, or another hardware.precision")
-    if done:
-        with replacing(done) as scratch:
-            scratch.write_text(json.dumps({**known, key: True}))
+    if (run.parent / "sweep.json").exists() and rank() == 0:
+        known = read_json(run.parent / PROBED) or {}
+        write_json(run.parent / PROBED, {**known, _shape(cfg): True})
+
+
+def probed(cfg: Config, run: Path) -> bool:
+    """Whether the same model and shape went well before, in the same sweep."""
+    return _shape(cfg) in (read_json(run.parent / PROBED) or {})
+
+
+def _shape(cfg: Config) -> str:
+    shape = [cfg.model, cfg.data.block_size, cfg.objective, cfg.hardware, cfg.trainer.global_batch_size]
+    return json.dumps([asdict(part) if hasattr(part, "__dataclass_fields__") else part for part in shape], default=str)
 
 
 def _pass(cfg: Config, model: Any, batch: dict[str, Any]) -> float:
@@ -85,22 +91,18 @@ def _pass(cfg: Config, model: Any, batch: dict[str, Any]) -> float:
         model.zero_grad(set_to_none=True)
 
 
-def tell_plan(cfg: Config, components: RunComponents, run: Path) -> None:
-    """Log how large model, run and checkpoints are, and the first block as the model gets it."""
+def show_plan(cfg: Config, components: RunComponents, run: Path) -> str:
+    """How large model, run and checkpoints are, and the first block as the model gets it; warns of a disk too small."""
     parameters, plan = components.model.num_parameters(), components.data.plan("train")
     steps = f"{components.max_steps:,} steps" if cfg.trainer.max_minutes is None else f"{cfg.trainer.max_minutes:g} min"
     place = next(path for path in (run.absolute(), *run.absolute().parents) if path.exists())
     needed, free = parameters * BYTES_PER_PARAMETER / 1e9, shutil.disk_usage(place).free / 1e9
-    log.info(
-        "%s parameters; %s, of %s tokens each; about %.2g GB of disk for checkpoints and export, %.3g GB are free",
-        f"{parameters:,}",
-        steps,
-        f"{plan.global_batch_size * cfg.data.block_size:,}",
-        needed,
-        free,
-    )
     if needed > free:
         log.warning("run_dir=%s: the disk may become full; make room, or choose a folder on another disk", run)
     batch = components.data.first_training_batch(1)
     text = components.tokenizer.decode(batch["input_ids"][0].tolist())
-    log.info("the first block: %r%s", text[:SHOWN], "…" if len(text) > SHOWN else "")
+    return (
+        f"{parameters:,} parameters; {steps}, of {plan.global_batch_size * cfg.data.block_size:,} tokens each\n"
+        f"disk: about {needed:.2g} GB for checkpoints and export; {free:.3g} GB are free\n"
+        f"the first block: {text[:SHOWN]!r}{'…' * (len(text) > SHOWN)}"
+    )

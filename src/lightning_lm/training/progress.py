@@ -42,7 +42,7 @@ class Progress(Callback):
         if stepped(trainer, batch_idx):
             self.bars[0].update()
             if self.telemetry.row_step == trainer.global_step:
-                log.info("%s", " · ".join(self.parts(trainer, pl_module)), extra={"on_bar": True})
+                log.info("%s", " · ".join(self.parts(trainer, pl_module)), extra={"file_only": has_bars()})
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         self._open("validation", trainer, trainer.num_val_batches)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import textwrap
 import time
 from typing import Any
 
@@ -167,7 +168,8 @@ class Telemetry(Callback):
         shown = {name.removeprefix("val/"): value for name, value in self.figures.items() if name != "val/tokens"}
         labels = {"perplexity": pl_module.objective.facts.perplexity_label}
         texts = [f"{labels.get(name, name)} {value:.4g}" for name, value in shown.items()]
-        log.info("step %d: %s", trainer.global_step, ", ".join(texts))
+        line = f"step {trainer.global_step}: {', '.join(texts)}"
+        log.info("%s", textwrap.fill(line, 80, subsequent_indent="    "))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         self._log_evaluation(trainer, pl_module.figures)
