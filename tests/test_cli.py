@@ -149,6 +149,8 @@ def test_evaluate_a_model_on_a_file(capsys, monkeypatch, tmp_path: Path, tiny_gp
     assert stdout.splitlines()[0] == f"{tiny_gpt2} on {short_text}, test: windows of 64 tokens that advance by 63"
     assert f"perplexity {expected['perplexity']:.4f}" in " ".join(stdout.split())
     saved = json.loads((tmp_path / "figures.json").read_text())
+    more = {name: saved.pop(name) for name in ("intervals", "interval_unit", "separators", "protocol", "made_with")}
+    assert f"protocol {saved.pop('protocol_hash')}: text {more['protocol']['text'][:8]}" in stdout
     assert saved == {
         "model": str(tiny_gpt2),
         "objective": "clm",

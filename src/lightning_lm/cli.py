@@ -203,7 +203,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
     names = ("block_size", "stride", "objective", "batch_size", "separator", "text_column", "name", "revision")
     given = {name: getattr(args, name) for name in names}
-    evaluation = scoring.evaluate(args.model, args.data, args.split, keep_nll=args.nll is not None, **given)
+    evaluation = scoring.evaluate(args.model, args.data, args.split, **given)
     if args.nll is not None:
         evaluation.token_losses.write(args.nll)
     print(evaluation.as_json() if args.json == "-" else evaluation)

@@ -40,9 +40,9 @@ def test_the_rows_that_validation_gets_begin_documents_where_they_did(tmp_path: 
 def test_few_documents_fall_into_blocks_of_rows(tmp_path: Path):
     (tmp_path / "a.txt").write_text("".join(f"line {n:04}\n" for n in range(2000)))
     found = documents(files(tmp_path, "a.txt"), "train")
-    assert (found.unit, found.bytes.sum(), len(found.bytes)) == ("block", 20_000, 5)
-    assert found.of_row[409] == 0 and found.of_row[410] == 1  # the first line that begins behind byte 4096
-    assert found.beginnings[1] == "line 0410"
+    assert (found.unit, found.bytes.sum(), len(found.bytes)) == ("block", 20_000, 10)
+    assert found.of_row[204] == 0 and found.of_row[205] == 1  # the first line that begins behind byte 2048
+    assert found.beginnings[1] == "line 0205"
 
 
 def test_the_text_is_named_by_its_rows_alone(tmp_path: Path):

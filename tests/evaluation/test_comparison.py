@@ -40,12 +40,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path, tiny_bert:
     write_gpt2(folder / "other", folder / "text.jsonl")
     places = {"a": tiny_gpt2, "b": folder / "noisy", "other": folder / "other", "mlm": tiny_bert}
     for name, place in places.items():
-        losses = evaluate(place, str(folder / "text.jsonl"), block_size=32, keep_nll=True).token_losses
+        losses = evaluate(place, str(folder / "text.jsonl"), block_size=32).token_losses
         losses.write(folder / f"{name}.parquet")
-    evaluate(tiny_gpt2, str(folder / "few.jsonl"), keep_nll=True).token_losses.write(folder / "few.parquet")
-    evaluate(tiny_gpt2, str(folder / "text.jsonl"), block_size=16, keep_nll=True).token_losses.write(
-        folder / "short.parquet"
-    )
+    evaluate(tiny_gpt2, str(folder / "few.jsonl")).token_losses.write(folder / "few.parquet")
+    evaluate(tiny_gpt2, str(folder / "text.jsonl"), block_size=16).token_losses.write(folder / "short.parquet")
     return folder
 
 

@@ -44,7 +44,7 @@ def test_the_tokens_add_up_to_the_reported_loss(
 
 
 def test_each_token_has_its_own_loss(tiny_gpt2: Path, short_text: Path):
-    losses = evaluate(tiny_gpt2, str(short_text), block_size=32, stride=10, batch_size=3, keep_nll=True).token_losses
+    losses = evaluate(tiny_gpt2, str(short_text), block_size=32, stride=10, batch_size=3).token_losses
     tokenizer, model = AutoTokenizer.from_pretrained(tiny_gpt2), AutoModelForCausalLM.from_pretrained(tiny_gpt2)
     ids = torch.tensor([i for line in short_text.open() for i in tokenizer(line)["input_ids"]])
     assert np.isnan(losses.nll[0]) and not np.isnan(losses.nll[1:]).any()

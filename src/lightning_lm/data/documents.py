@@ -11,7 +11,7 @@ from lightning_lm.data.corpora.corpus import Corpus
 
 HEADING = re.compile(r" = [^=](.*[^=])? = \n?")  # of an article of WikiText; those of its sections have more signs
 FEWEST = 10  # documents; where there are fewer, blocks are the better sample of the text
-BLOCK = 4096  # bytes, from the start of a block's first row to that of the next block's, or more
+BLOCK = 2048  # bytes, from the start of a block's first row to that of the next block's, or more
 SHOWN = 60  # characters of a document's beginning
 
 
@@ -20,7 +20,7 @@ class Documents:
     """The parts of a text that are sampled together. They don't depend on any tokenizer.
 
     A document is a WikiText article, a topic of ``python_docs``, a file of lines, or a record of another file or of the
-    Hub. A text of fewer than 10 documents falls into blocks instead: rows that follow one another, about 4096 bytes.
+    Hub. A text of fewer than 10 documents falls into blocks instead: rows that follow one another, about 2048 bytes.
     """
 
     of_row: np.ndarray  # [rows] int64, the number of the document, from 0
@@ -30,8 +30,8 @@ class Documents:
     text: str  # a hash of all rows, whatever files they come from
 
 
-def documents(corpus: Corpus, split: str) -> Documents:
-    """Reads the split's rows once."""
+def documents(corpus: Corpus, split: str, fewest: int = FEWEST) -> Documents:
+    """Reads the split's rows once. With fewer than so many documents they are blocks."""
     digest, sizes, headings, starts = hashlib.sha256(), [], [], []
     blank, waiting = True, False  # a heading stands between blank rows
     for row in chain.from_iterable(corpus.rows(split)):
@@ -51,7 +51,7 @@ def documents(corpus: Corpus, split: str) -> Documents:
         begins[:] = True if corpus.begins is None else np.fromiter(corpus.begins(split), bool, len(sizes))
     begins[0] |= any(starts[: begins.argmax()])  # the split begins within a document
     of_row, unit = np.maximum(np.cumsum(begins) - 1, 0), "document"
-    if of_row[-1] + 1 < FEWEST:
+    if of_row[-1] + 1 < fewest:
         ends = np.cumsum(bytes_of_row)
         of_row = np.unique((ends - bytes_of_row) // BLOCK, return_inverse=True)[1]
         unit = "block"

@@ -87,14 +87,14 @@ def compare_models(a: str, b: str, data: str | None = None, split: str = "test")
 def _losses(name: str, data: str | None, split: str) -> TokenLosses:
     if Path(name).suffix == ".parquet":
         return read_token_losses(Path(name))
-    return evaluate(name, data, split, keep_nll=True).token_losses
+    return evaluate(name, data, split).token_losses
 
 
 def _cautions(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     """What differs in how they were scored and can move the figures."""
-    names = ("block_size", "stride", "masking", "separator")
-    differing = [name for name in names if first[name] != second[name]]
-    told = [f"{name.replace('_', ' ')} {first[name]} for A, {second[name]} for B" for name in differing]
+    names = [name for name in first if name not in ("text", "tokenizer", "objective")]
+    differing = [name for name in names if first[name] != second.get(name)]
+    told = [f"{name.replace('_', ' ')} {first[name]} for A, {second.get(name)} for B" for name in differing]
     return [f"they were scored in different ways: {'; '.join(told)}"] if told else []
 
 

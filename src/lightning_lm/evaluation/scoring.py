@@ -3,13 +3,14 @@
 import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from lightning_lm.data.schema import TextDataConfig
 from lightning_lm.errors import Refused, nearest, refuse
+from lightning_lm.evaluation.protocol import as_line, short_hash
 from lightning_lm.inference.sources import as_typed, data_config, locate, open_model
 
 
@@ -25,7 +26,12 @@ class Evaluation:
     stride: int
     figures: dict[str, float]
     labels: dict[str, str]  # name of a figure → label, for people
-    token_losses: Any = None  # where they were asked for
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # of figures; none on a short text
+    unit: str = "document"  # over which the intervals are: document or block
+    protocol: dict[str, Any] = field(default_factory=dict)
+    made_with: dict[str, Any] = field(default_factory=dict)
+    separators: int = 0  # of the scored tokens
+    token_losses: Any = None
 
     def __getattr__(self, name: str) -> float:
         try:
@@ -39,15 +45,23 @@ class Evaluation:
         head = (
             f"{self.model} on {text}, {self.split}: windows of {self.block_size} tokens that advance by {self.stride}"
         )
-        rows = [f"{label:<26}{x:>16{',' if isinstance(x, int) else '.4f'}}" for label, x in shown.items()]
-        return "\n".join([head, *rows])
+        of_labels = {self.labels[name]: bounds for name, bounds in self.intervals.items()}
+        rows = []
+        for label, x in shown.items():
+            low_high = " to ".join(f"{bound:.4f}" for bound in of_labels.get(label, ()))
+            rows.append(f"{label:<26}{x:>16{',' if isinstance(x, int) else '.4f'}}" + f"   {low_high}" * bool(low_high))
+        notes = [f"95 % intervals over {self.unit}s of this text, for this model"] if self.intervals else []
+        notes += [f"of the tokens scored, {self.separators:,} are separators"] if self.separators else []
+        notes += [as_line(self.protocol)] if self.protocol else []
+        return "\n".join([head, *rows, *notes])
 
     def as_json(self) -> str:
         """Standard JSON, which has no word for infinity: null stands for it."""
         names = ("model", "objective", "data", "split", "block_size", "stride")
         facts: dict[str, Any] = {name: getattr(self, name) for name in names} | self.figures
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in facts.items()}
-        return json.dumps(finite, indent=2, ensure_ascii=False)
+        facts |= {"intervals": self.intervals, "interval_unit": self.unit, "separators": self.separators}
+        facts |= {"protocol": self.protocol, "protocol_hash": short_hash(self.protocol), "made_with": self.made_with}
+        return json.dumps(_finite(facts), indent=2, ensure_ascii=False)
 
 
 def evaluate(
@@ -59,7 +73,6 @@ def evaluate(
     stride: int | None = None,
     objective: str | None = None,
     batch_size: int | None = None,
-    keep_nll: bool = False,
     **text_options: str | None,
 ) -> Evaluation:
     """Exact figures of a run's or another model on a text.
@@ -72,7 +85,6 @@ def evaluate(
         stride: advance of the windows; None: as disjoint as can be.
         objective: ``clm`` or ``mlm``; None: the one that the model was trained for.
         batch_size: windows at once; None: up to 4096 tokens.
-        keep_nll: whether ``token_losses`` of the result has what each token cost.
         text_options: ``separator`` between rows (None: the run's, or ``auto``); ``text_column``, ``name`` and
             ``revision`` of a data set.
 
@@ -80,11 +92,15 @@ def evaluate(
         Refused: there is no such model or text, or they don't go together.
     """
     name = os.fspath(model)
-    _, run = locate(name)
+    place, run = locate(name)
     text = data_config(data, split, run and run.data, **text_options)
     opened = open_model(name, objective, strict=False, dataset=text.dataset)
+    from lightning_lm.data.documents import documents
     from lightning_lm.data.token_stream import tokenize
+    from lightning_lm.evaluation.intervals import intervals
+    from lightning_lm.evaluation.nll import token_losses
     from lightning_lm.evaluation.perplexity import check_windows, labels, score
+    from lightning_lm.evaluation.protocol import made_with, protocol, separators_scored
     from lightning_lm.models.loading import positions
 
     limit = positions(opened.model)
@@ -107,7 +123,7 @@ def evaluate(
         )
     except Refused as error:
         raise (as_typed(error, key) if data else error) from None
-    nll = np.full(len(stream.tokens), np.nan) if keep_nll else None
+    nll = np.full(len(stream.tokens), np.nan)
     figures = score(
         opened.model,
         opened.tokenizer,
@@ -118,13 +134,31 @@ def evaluate(
         batch_size=batch_size,
         nll_of=nll,
     )
-    facts, losses = opened.objective.facts, None
-    if nll is not None:
-        from lightning_lm.data.documents import documents
-        from lightning_lm.evaluation.nll import token_losses
-        from lightning_lm.evaluation.protocol import protocol
+    facts, parts = opened.objective.facts, documents(corpus, key)
+    windows = {"block_size": block_size, "stride": stride}
+    how = protocol(parts, text.separator, opened.tokenizer, opened.objective, **windows)
+    return Evaluation(
+        name,
+        facts.name,
+        data,
+        split,
+        block_size,
+        stride,
+        figures,
+        labels(facts),
+        intervals(stream, parts, nll, opened.objective.text_metrics),
+        parts.unit,
+        how,
+        made_with(opened.model, place),
+        separators_scored(stream, nll, opened.tokenizer),
+        token_losses(stream, parts, nll, opened.tokenizer, how),
+    )
 
-        parts, windows = documents(corpus, key), {"block_size": block_size, "stride": stride}
-        how = protocol(parts, split, text.separator, opened.tokenizer, opened.objective, **windows)
-        losses = token_losses(stream, parts, nll, opened.tokenizer, how)
-    return Evaluation(name, facts.name, data, split, block_size, stride, figures, labels(facts), losses)
+
+def _finite(value: Any) -> Any:
+    """The same for JSON, which has no word for infinity."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,81 @@
+"""What stands beside a figure: its interval, and how it was measured."""
+
+import importlib.metadata
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import write_gpt2, write_text
+
+from lightning_lm.evaluation.protocol import short_hash
+from lightning_lm.evaluation.scoring import evaluate
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty documents."""
+    folder = tmp_path_factory.mktemp("protocol")
+    texts = [write_text(folder / "draft.txt", lines=3 + n % 5, seed=n).read_text() for n in range(30)]
+    (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return folder / "text.jsonl"
+
+
+def test_intervals_are_over_documents(records: Path, tiny_gpt2: Path):
+    found = evaluate(tiny_gpt2, str(records), block_size=32)
+    sums, tokens = found.token_losses.by_document()
+    rows = [json.loads(line)["text"] for line in records.open()]
+    words, size = (
+        [count(row) for row in rows] for count in (lambda r: len(r.split()) + r.count("\n"), lambda r: len(r.encode()))
+    )
+    draw = np.random.default_rng(5)  # another bootstrap, as a plain loop
+    again = [draw.integers(30, size=30) for _ in range(4000)]
+    for name, sizes, figure in (
+        ("loss", tokens, lambda x: x),
+        ("bits_per_byte", np.array(size), lambda x: x / math.log(2)),
+        ("word_perplexity", np.array(words), math.exp),
+    ):
+        error = np.std([sums[numbers].sum() / sizes[numbers].sum() for numbers in again]) * math.sqrt(30 / 29)
+        value, (low, high) = sums.sum() / sizes.sum(), found.intervals[name]
+        assert low == pytest.approx(figure(value - 2.045 * error), rel=0.005)  # t of 29 degrees of freedom
+        assert high == pytest.approx(figure(value + 2.045 * error), rel=0.005)
+        assert low < getattr(found, name) < high
+    assert found.intervals["perplexity"] == pytest.approx(tuple(map(math.exp, found.intervals["loss"])))
+
+
+def test_the_protocol_names_what_was_done_and_nothing_else(
+    records: Path, tiny_gpt2: Path, tiny_bert: Path, tmp_path: Path
+):
+    found = evaluate(tiny_gpt2, str(records), block_size=32)
+    same = evaluate(tiny_gpt2, str(records), split="validation", block_size=32, batch_size=3)
+    assert short_hash(found.protocol) == short_hash(same.protocol)
+    others = [
+        evaluate(tiny_gpt2, str(records), block_size=16),
+        evaluate(tiny_gpt2, str(records), block_size=32, stride=5),
+        evaluate(tiny_gpt2, str(records), block_size=32, separator="eos"),
+        evaluate(write_gpt2(tmp_path / "other", records), str(records), block_size=32),
+        evaluate(tiny_bert, str(records), block_size=32),
+    ]
+    assert len({short_hash(of.protocol) for of in [found, *others]}) == 6
+    eos = others[2]
+    assert eos.separators == 29 and "of the tokens scored, 29 are separators" in str(eos)
+    assert found.separators == 0 and "separators" not in str(found)
+    assert "95 % intervals over documents of this text" in str(found)
+    assert "15% of the tokens masked" in str(others[4]) and others[4].intervals.keys() == {"loss", "perplexity"}
+
+
+def test_a_short_text_has_no_intervals(tiny_gpt2: Path, tmp_path: Path):
+    (tmp_path / "a.txt").write_text("the river\nthe stone\n")
+    found = evaluate(tiny_gpt2, str(tmp_path / "a.txt"))
+    assert found.intervals == {} and "interval" not in str(found)
+
+
+def test_what_was_used_is_named(records: Path, tiny_gpt2: Path, tiny_bert: Path, tmp_path: Path):
+    shutil.copytree(tiny_gpt2, tmp_path / "copy")
+    places = (tiny_gpt2, tmp_path / "copy", tiny_bert)
+    one, copy, other = (evaluate(place, str(records), block_size=32) for place in places)
+    assert one.made_with == copy.made_with and one.made_with["model"] != other.made_with["model"]
+    assert one.made_with["versions"]["torch"] == importlib.metadata.version("torch")
+    assert json.loads(one.as_json())["made_with"] == one.made_with
