@@ -273,7 +273,7 @@ def test_every_recipe_takes_a_step(recipe, stand_ins, wikitext, tmp_path, tmp_pa
         is getattr(transformers, family).config_class
     )
     check = json.loads((tmp_path / "run" / "export_check.json").read_text())
-    assert math.isclose(reload(tmp_path / "run"), check["nll"], rel_tol=1e-5)
+    assert math.isclose(reload(tmp_path / "run")[0], check["nll"], rel_tol=1e-5)
 
 
 def recipe_lines(recipe: str) -> list[str]:

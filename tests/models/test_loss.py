@@ -14,6 +14,7 @@ from lightning_lm.models import loss, output_head
 from lightning_lm.models.loading import layers
 from lightning_lm.models.loss import labelled_nll
 from lightning_lm.models.output_head import OutputHead, find_head
+from lightning_lm.objectives.clm import Clm
 
 VOCABULARY, COLUMNS = 101, 41
 COMMON = {
@@ -263,6 +264,20 @@ def test_a_scale_and_a_bias_together():
     sums.nll.backward()
     torch.testing.assert_close(sums.nll.double(), reference, rtol=1e-5, atol=0)
     assert_same_gradients(gradients(model), expected)
+
+
+@pytest.mark.parametrize("largest", [33, 330])
+def test_logits_as_large_as_trained_models_have_them(largest, monkeypatch):
+    """A wider model, whose sums round more."""
+    monkeypatch.setitem(CAUSAL, "llama", COMMON | {"hidden_size": 256, "head_dim": 64, "vocab_size": 2000})
+    model, batch = make("clm", "llama", noise=0), make_batch("clm")
+    with torch.no_grad():
+        model.lm_head.weight.mul_(largest / model(input_ids=torch.arange(8).view(2, 4)).logits.abs().max())
+    head = find_head(model)
+    assert head.linear is model.lm_head and head.sparse is model.model
+    reference, _ = plain(model, batch)
+    torch.testing.assert_close(labelled_nll(model, head, batch).nll.double(), reference, rtol=1e-5, atol=0)
+    Clm().check_model(model)
 
 
 @pytest.mark.parametrize(("objective", "name"), [("clm", "gpt2"), ("mlm", "bert")])

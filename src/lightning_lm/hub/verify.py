@@ -34,8 +34,9 @@ def verify(run: Path) -> float:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise refuse("run", run, f"its export doesn't load: {reason}", "write the export again, or repair it")
-    nll, expected = float(done.stdout.split()[-1]), json.loads(check.read_text(encoding="utf-8"))["nll"]
-    if not math.isclose(nll, expected, rel_tol=_tolerance(export)):
+    nll, largest = map(float, done.stdout.split()[-2:])
+    expected, tolerance = json.loads(check.read_text(encoding="utf-8"))["nll"], _tolerance(export)
+    if not math.isclose(nll, expected, rel_tol=tolerance, abs_tol=tolerance / 10 * largest):  # float32 rounds by logits
         wrong = f"its export has a loss of {nll:.6f}, the trained model had {expected:.6f}"
         raise refuse("run", run, wrong, "write the export again: its files were changed or are incomplete")
     return nll
@@ -47,8 +48,8 @@ def _tolerance(export: Path) -> float:
     return 1e-5 if config.get("dtype", config.get("torch_dtype")) in (None, "float32") else 1e-4
 
 
-def reload(run: Path) -> float:
-    """The fresh process's part: load model and tokenizer by the Auto classes, compute the loss."""
+def reload(run: Path) -> tuple[float, float]:
+    """The fresh process's part: load model and tokenizer by the Auto classes; loss and largest logit."""
     import torch
     import transformers
 
@@ -67,4 +68,4 @@ def reload(run: Path) -> float:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{reload(Path(sys.argv[1]))!r}\n")
+    print(*reload(Path(sys.argv[1])))

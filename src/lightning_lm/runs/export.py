@@ -41,7 +41,7 @@ def write_check(run: Path, model: Any, objective: str, input_ids: list[list[int]
     model.eval()
     torch.set_float32_matmul_precision("highest")
     try:
-        nll = mean_nll(model, input_ids, labels)
+        nll, _ = mean_nll(model, input_ids, labels)
     finally:
         torch.set_float32_matmul_precision(precision)
         model.train(training)
@@ -52,10 +52,11 @@ def write_check(run: Path, model: Any, objective: str, input_ids: list[list[int]
     return nll
 
 
-def mean_nll(model: Any, input_ids: list[list[int]], labels: list[list[int]]) -> float:
-    """Mean negative log-likelihood in nats over the labels that aren't -100, summed in float64."""
+def mean_nll(model: Any, input_ids: list[list[int]], labels: list[list[int]]) -> tuple[float, float]:
+    """Mean negative log-likelihood in nats over the labels that aren't -100, summed in float64; the largest logit."""
     device = next(model.parameters()).device
     tokens, targets = torch.tensor(input_ids, device=device), torch.tensor(labels, device=device)
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits.cpu().double()
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.cpu().flatten()).item()
+    nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.cpu().flatten())
+    return float(nll), float(logits.abs().max())
