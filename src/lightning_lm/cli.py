@@ -64,6 +64,8 @@ def parser() -> argparse.ArgumentParser:
     add("--stride", type=int, metavar="N", help="advance of the windows; default: as disjoint as can be")
     add("--objective", choices=["clm", "mlm"], help="default: what the model was trained for")
     add("--batch-size", type=int, metavar="N", help="windows at once; default: up to 4096 tokens")
+    about = "lm-evaluation-harness's figures of its task wikitext: detokenised pages, each by itself"
+    add("--as", dest="convention", choices=["lm-eval"], help=about)
     add("--text-column", help="of json lines, csv, parquet and Hub data; default: text")
     add("--name", help="configuration of a Hub data set")
     add("--revision", help="branch, tag or commit of a Hub data set")
@@ -144,6 +146,9 @@ def check(args: argparse.Namespace) -> None:
         wrong |= {"data": ("recipes have been scored", "leave it out")} if args.data and args.recipes else {}
         if args.recipes and args.split not in (None, "validation", "test"):
             wrong["split"] = ("runs don't have it", "give validation or test")
+    if "convention" in given:
+        fixed = [name for name in ("stride", "separator", "batch_size", "nll") if name in given]
+        wrong |= dict.fromkeys(fixed, ("--as lm-eval leaves no choice", "leave it out"))
     for name in ("json", "nll"):
         path = Path(given.get(name, "-"))
         if path != Path("-") and (path.is_dir() or not path.absolute().parent.is_dir()):
@@ -202,6 +207,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from lightning_lm.evaluation import scoring
 
     names = ("block_size", "stride", "objective", "batch_size", "separator", "text_column", "name", "revision")
+    names += ("convention",)
     given = {name: getattr(args, name) for name in names}
     evaluation = scoring.evaluate(args.model, args.data, args.split, **given)
     if args.nll is not None:

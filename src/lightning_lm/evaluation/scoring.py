@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from lightning_lm.data.schema import TextDataConfig
+from lightning_lm.data.corpora.corpus import Corpus
+from lightning_lm.data.schema import DataConfig, TextDataConfig
 from lightning_lm.errors import Refused, nearest, refuse
 from lightning_lm.evaluation.protocol import as_line, short_hash
-from lightning_lm.inference.sources import as_typed, data_config, locate, open_model
+from lightning_lm.inference.sources import OpenedModel, as_typed, data_config, locate, open_model
 
 
 @dataclass
@@ -73,6 +74,7 @@ def evaluate(
     stride: int | None = None,
     objective: str | None = None,
     batch_size: int | None = None,
+    convention: str | None = None,
     **text_options: str | None,
 ) -> Evaluation:
     """Exact figures of a run's or another model on a text.
@@ -85,6 +87,7 @@ def evaluate(
         stride: advance of the windows; None: as disjoint as can be.
         objective: ``clm`` or ``mlm``; None: the one that the model was trained for.
         batch_size: windows at once; None: up to 4096 tokens.
+        convention: ``lm-eval`` for the figures of lm-evaluation-harness's task ``wikitext``; None: our own.
         text_options: ``separator`` between rows (None: the run's, or ``auto``); ``text_column``, ``name`` and
             ``revision`` of a data set.
 
@@ -103,16 +106,15 @@ def evaluate(
     from lightning_lm.evaluation.protocol import made_with, protocol, separators_scored
     from lightning_lm.models.loading import positions
 
+    if convention is not None:
+        return _as_lm_eval(name, opened, text, data, split, block_size)
     limit = positions(opened.model)
     block_size = block_size or (run.data.block_size if run else min(limit or 1024, 1024))
     if limit is not None and block_size > limit:
         raise refuse("--block-size", block_size, f"the model has only {limit} positions", "lower it")
     stride = check_windows(opened.objective, block_size, stride)
-    key = "train" if data and isinstance(text, TextDataConfig) else split
     try:
-        corpus = text.build()
-        if key not in corpus.keys:
-            raise refuse("--split", key, "the data has no such split", nearest(key, list(corpus.keys)))
+        corpus, key = _corpus(text, data, split)
         stream = tokenize(
             corpus,
             key,
@@ -122,7 +124,7 @@ def evaluate(
             cache_dir=text.cache,
         )
     except Refused as error:
-        raise (as_typed(error, key) if data else error) from None
+        raise _as_typed(error, text, data, split) from None
     nll = np.full(len(stream.tokens), np.nan)
     figures = score(
         opened.model,
@@ -153,6 +155,59 @@ def evaluate(
         separators_scored(stream, nll, opened.tokenizer),
         token_losses(stream, parts, nll, opened.tokenizer, how),
     )
+
+
+def _as_lm_eval(
+    name: str, opened: OpenedModel, text: DataConfig, data: str | None, split: str, block_size: int | None
+) -> Evaluation:
+    from lightning_lm.data.documents import documents
+    from lightning_lm.evaluation import lm_eval
+    from lightning_lm.evaluation.protocol import made_with, protocol
+
+    if opened.objective.facts.kind != "causal":
+        raise refuse("--as", "lm-eval", "it scores causal models alone", "leave it out")
+    try:
+        corpus, key = _corpus(text, data, split)
+        parts = documents(corpus, key, fewest=1)
+    except Refused as error:
+        raise _as_typed(error, text, data, split) from None
+    limit = getattr(opened.model.config, "max_position_embeddings", None) or lm_eval.DEFAULT_LENGTH
+    length = block_size or limit
+    if length > limit:
+        raise refuse("--block-size", length, f"the model has only {limit} positions", "lower it")
+    pages, windows = lm_eval.pages(corpus, key, parts), {"block_size": length, "stride": length}
+    figures, intervals = lm_eval.score_pages(opened.model, opened.tokenizer, pages, length)
+    how = protocol(parts, text.separator, opened.tokenizer, opened.objective, **windows) | lm_eval.PROTOCOL
+    return Evaluation(
+        name,
+        opened.objective.facts.name,
+        data,
+        split,
+        length,
+        length,
+        figures,
+        lm_eval.LABELS,
+        intervals,
+        "page",
+        how,
+        made_with(opened.model, locate(name)[0]),
+    )
+
+
+def _corpus(text: DataConfig, data: str | None, split: str) -> tuple[Corpus, str]:
+    """The text, and its name for the split; of local files any name serves."""
+    corpus, key = text.build(), _key(text, data, split)
+    if key not in corpus.keys:
+        raise refuse("--split", key, "the data has no such split", nearest(key, list(corpus.keys)))
+    return corpus, key
+
+
+def _key(text: DataConfig, data: str | None, split: str) -> str:
+    return "train" if data and isinstance(text, TextDataConfig) else split
+
+
+def _as_typed(error: Refused, text: DataConfig, data: str | None, split: str) -> Refused:
+    return as_typed(error, _key(text, data, split)) if data else error
 
 
 def _finite(value: Any) -> Any:
