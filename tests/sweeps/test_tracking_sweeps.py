@@ -33,6 +33,7 @@ def test_the_jobs_of_a_sweep_are_runs_of_one_group(tiny_gpt2, text, tmp_path, tr
     assert len({run.run["run_id"] for run in runs}) == 2, "they are sent to W&B one by one"
     for run, number in zip(runs, "01", strict=True):
         assert (run.run["run_group"], run.run["job_type"]) == ("s", "train")
+        assert run.run["display_name"] == f"s/{number} lr={(0.01, 1e20)[int(number)]}"
         config = {k: v for k, v in run.run["config"]["update"].items() if k != "_wandb"}
         assert config == OmegaConf.to_container(OmegaConf.load(tmp_path / "s" / number / "config.yaml"))
         assert run.exit_code == {"finished": 0, "diverged": 1}[run.summary["status"]]

@@ -175,6 +175,12 @@ def job_status(folder: Path) -> str:
     return "cut off" if (folder / "config.yaml").exists() else "not run"
 
 
+def job_settings(job: Path) -> dict[str, str]:
+    """What a sweep's job has to itself: what its trial has drawn, or its row of the sweep."""
+    trial = read_json(job / "trial.json")
+    return trial["settings"] if trial else read_json(job.parent / "sweep.json")["search"][int(job.name)]
+
+
 def sweep_name(folder: Path) -> str:
     """The name of a sweep: the place of its folder below ``outputs/sweeps``."""
     folder = folder.absolute()

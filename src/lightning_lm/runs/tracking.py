@@ -16,6 +16,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_lm.errors import refuse
 from lightning_lm.figures import COLUMNS, EVALUATED, SPLITS
+from lightning_lm.runs.folder import job_settings, sweep_name
+from lightning_lm.runs.numbers import brief_settings
 from lightning_lm.runs.step_table import StepTable
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,13 @@ class RunFolderLogger(Logger):
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The run folder's config.yaml has them."""
+
+
+def display_name(name: str, run: Path) -> str:
+    """What W&B calls a run; a sweep's job has its number and its own settings in it: ``lr_wd_grid/2 lr=0.02 wd=0``."""
+    if (run.parent / "sweep.json").exists() and run.name.isdigit():
+        return f"{sweep_name(run.parent).partition('/')[0]}/{run.name} {brief_settings(job_settings(run))}"
+    return name if run.name == name else f"{name}-{run.name}"
 
 
 def wandb_mode() -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lightning_lm.errors import Died, Refused
 from lightning_lm.logs import JOB
-from lightning_lm.runs.folder import job_status, read_json
+from lightning_lm.runs.folder import job_settings, job_status, read_json
 from lightning_lm.runs.numbers import brief_settings, duration
 
 DONE = ("finished", "diverged", "pruned")  # a sweep that is gone on with doesn't repeat these
@@ -40,9 +40,8 @@ class JobPlace:
         sweep = read_json(self.sweep / "sweep.json")
         self.jobs, self.label = sweep["jobs"], f"[{self.number + 1}/{sweep['jobs']}]"
         self.prefix = f"{self.label} " if sweep["parallel"] else ""
-        trial = read_json(folder / "trial.json")
-        self.settings = brief_settings(trial["settings"] if trial else sweep["search"][self.number])
-        self.of_seeds = not trial and only_seeds(sweep["search"])
+        self.settings = brief_settings(job_settings(folder))
+        self.of_seeds = not (folder / "trial.json").exists() and only_seeds(sweep["search"])
 
     def tell(self, text: str) -> None:
         sys.stderr.write(f"{self.label} {text}\n")  # at once: jobs may share the console

@@ -18,7 +18,7 @@ from lightning_lm.config.composition import as_settings
 from lightning_lm.config.schema import Config, HardwareConfig, LoggerConfig
 from lightning_lm.optim.groups import build_optimizer
 from lightning_lm.optim.schema import build_scheduler
-from lightning_lm.runs.tracking import RunFolderLogger, wandb_logger
+from lightning_lm.runs.tracking import RunFolderLogger, display_name, wandb_logger
 from lightning_lm.training.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpointIO
 from lightning_lm.training.components import PROFILED_STEPS, RunComponents, accelerator
 from lightning_lm.training.control import Budget, KeepFreedMemory, StepSeed
@@ -88,7 +88,7 @@ def build_loggers(cfg: Config, run: Path, run_id: str) -> list[Any]:
         run_id,
         project=project or logger.project,
         entity=logger.entity or environ.get("WANDB_ENTITY"),
-        name=environ.get("WANDB_NAME") or (cfg.name if run.name == cfg.name else f"{cfg.name}-{run.name}"),
+        name=environ.get("WANDB_NAME") or display_name(cfg.name, run),
         group=logger.group or environ.get("WANDB_RUN_GROUP") or cfg.name,
         tags=[*cfg.logger.tags, cfg.objective.name, cfg.model.tag, cfg.data.tag],
         config=as_settings(cfg),
