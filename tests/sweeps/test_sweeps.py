@@ -219,6 +219,7 @@ def test_an_unseeded_search_on_two_processes_is_cut_off_and_gone_on_with(command
     typed = ["sweep=lr_wd_optuna", "optimizer.lr=tag(log,interval(1e-3,1e3))", "optimizer.weight_decay=0"]
     typed += ["scheduler=constant", "hardware.devices=2", "hydra.sweep.dir=s", "hydra.sweeper.trials=6"]
     typed += ["hydra.sweeper.sampler=random", "hydra.sweeper.seed=null", "hydra.sweeper.reduction_factor=2"]
+    typed += ["hydra.sweeper.startup_trials=0", "hydra.sweeper.spare_every=0", "scheduler.warmup=0"]
     kill_when(command.start(*typed), folder / "1" / "checkpoints" / "last.ckpt")
     code, out, err = command(*typed)
     assert code == 0, err

@@ -6,6 +6,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.pool import NullPool
 
 STUDY_NAME = "study"  # the same in every folder, which may be renamed
+SPARED = "spared"  # the attribute of a trial that is never pruned
 
 
 def storage(sweep: Path) -> RDBStorage:

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from lightning_lm.errors import Refused, refuse
 from lightning_lm.runs.folder import job_status, read_json, write_json
-from lightning_lm.runs.study import STUDY_NAME, storage
+from lightning_lm.runs.study import SPARED, STUDY_NAME, storage
 from lightning_lm.sweeps.jobs import Settings
 
 SAMPLERS = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
@@ -55,12 +55,25 @@ def ends(drawn_from: Space) -> list[Settings]:
 
 
 class Study:
-    """``study.db`` in a sweep's folder. The trial with number n is the job in the folder n."""
+    """``study.db`` in a sweep's folder. The trial with number n is the job in the folder n.
 
-    def __init__(self, folder: Path, drawn_from: Space, sampler: str, seed: int | None, reduction_factor: int | None):
+    The first ``startup_trials`` are spared, that is, never pruned, and so is one of each ``spare_every`` (0: none).
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        folder: Path,
+        drawn_from: Space,
+        sampler: str,
+        seed: int | None,
+        reduction_factor: int | None,
+        startup_trials: int = 0,
+        spare_every: int = 0,
+    ):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder, self.space, self.reduction_factor = folder, drawn_from, reduction_factor
         self.sampler, self.seed = SAMPLERS[sampler], seed
+        self.startup_trials, self.spare_every = startup_trials or 0, spare_every or 0
         self.study = optuna.create_study(
             storage=storage(folder), study_name=STUDY_NAME, direction="minimize", load_if_exists=True
         )
@@ -78,12 +91,18 @@ class Study:
         for number in batch[len(known) - batch.start :]:
             # A sampler for each trial: one that had drawn before would draw something else when a study is gone on with
             self.study.sampler = self.sampler(seed=None if self.seed is None else self.seed + number)
-            self.study.ask(self.space)
+            self.study.ask(self.space).set_user_attr(SPARED, self.spares(number))
+        settings = self.jobs()
         for number in batch:
             (self.folder / str(number)).mkdir(exist_ok=True)
-            row = {"number": number, "reduction_factor": self.reduction_factor, "settings": self.jobs()[number]}
+            row = {"number": number, "reduction_factor": self.reduction_factor, "settings": settings[number]}
+            row["spared"] = self.study.trials[number].user_attrs.get(SPARED, False)
             write_json(self.folder / str(number) / "trial.json", row)
         return batch
+
+    def spares(self, number: int) -> bool:
+        every = self.spare_every
+        return number < self.startup_trials or (every > 0 and number % every == every - 1)
 
     def tell(self, numbers: Sequence[int], returned: Sequence[object]) -> None:
         """Enter what became of the jobs.

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -26,17 +27,10 @@ class SearchSweeper(Sweeper):
     """Runs a job for every combination of values; with ``trials``, a study by Optuna draws them one after another."""
 
     def __init__(
-        self,
-        params: DictConfig | None,
-        trials: int | None,
-        parallel: int,
-        sampler: str,
-        seed: int | None,
-        reduction_factor: int | None,
-        more: ListConfig | None,
+        self, params: DictConfig | None, trials: int | None, parallel: int, more: ListConfig | None, **search: Any
     ):
-        self.params, self.trials, self.parallel = params or {}, trials, parallel
-        self.sampler, self.seed, self.reduction_factor, self.more = sampler, seed, reduction_factor, more
+        self.params, self.trials, self.parallel, self.more = params or {}, trials, parallel, more
+        self.search = search  # how a study draws and prunes
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.loader, self.config = hydra_context.config_loader, config
@@ -82,14 +76,15 @@ class SearchSweeper(Sweeper):
             for name, value, least in (
                 ("trials", self.trials, 1),
                 ("parallel", self.parallel, 1),
-                ("reduction_factor", self.reduction_factor, 2),
+                ("reduction_factor", self.search["reduction_factor"], 2),
+                ("startup_trials", self.search["startup_trials"], 0),
+                ("spare_every", self.search["spare_every"], 0),
             )
             if value is not None and not (isinstance(value, int) and value >= least)
         ]
-        if self.sampler not in SAMPLERS:
-            problems.append(
-                Problem("hydra.sweeper.sampler", self.sampler, "no such sampler", f"use {' or '.join(SAMPLERS)}")
-            )
+        if (sampler := self.search["sampler"]) not in SAMPLERS:
+            remedy = f"use {' or '.join(SAMPLERS)}"
+            problems.append(Problem("hydra.sweeper.sampler", sampler, "no such sampler", remedy))
         if self.config.hydra.sweep._get_node("subdir")._value() != "${hydra.job.num}":
             wrong = "a sweep is gone on with by its jobs' numbers"
             problems.append(Problem("hydra.sweep.subdir", self.config.hydra.sweep.subdir, wrong, "leave it out"))
@@ -122,7 +117,7 @@ class SearchSweeper(Sweeper):
         self.check(ends(drawn_from))
         searched = [{key: o.input_line.partition("=")[2] for key, o in swept.items()}]
         claim_folder(self.folder, self.fixed, searched, self.trials, self.side_by_side)
-        study = Study(self.folder, drawn_from, self.sampler, self.seed, self.reduction_factor)
+        study = Study(self.folder, drawn_from, **self.search)
         self.jobs = study.jobs()
         while batch := study.next_batch(self.trials, self.parallel):
             self.jobs = study.jobs()

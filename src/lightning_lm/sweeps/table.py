@@ -43,6 +43,7 @@ def job_table(folder: Path, fixed: Settings, jobs: list[Settings], errors: Mappi
         Run(job, job.name, job_status(job), settings.get(job, {}), read_json(job / "summary.json") or {})
         for job in (folder / str(number) for number in range(len(jobs)))
     ]
+    width = shutil.get_terminal_size().columns
     blocks, commands = [], []
     for common, finished in like_with_like(runs).items():
         ranked = configurations(finished, runs, jobs)
@@ -51,12 +52,12 @@ def job_table(folder: Path, fixed: Settings, jobs: list[Settings], errors: Mappi
             blocks[-1] += ["", figures_as_text(ranked[0])]
         if len(ranked) > 1:
             sure = verdict([run for configuration in ranked for run in configuration.runs]).sentences[:1]
-            blocks[-1] += ["", *textwrap.wrap("".join(sure), shutil.get_terminal_size().columns)]
+            blocks[-1] += ["", *textwrap.wrap("".join(sure), width)]
             best = min(int(run.name) for run in ranked[0].runs if run.loss is not None)
             told = f"job {best} is the best{f' with {common}' * bool(common)}; to train and test it alone:"
             commands.append([told, f"  {command(fixed | jobs[best])}"])
     without = [
-        f"job {run.name} ({brief_settings(own)}) {result(run.folder, errors.get(number))}"
+        textwrap.fill(f"job {run.name} ({brief_settings(own)}) {result(run.folder, errors.get(number))}", width)
         for number, (run, own) in enumerate(zip(runs, jobs, strict=True))
         if run.loss is None
     ]
@@ -68,7 +69,8 @@ def job_table(folder: Path, fixed: Settings, jobs: list[Settings], errors: Mappi
 
 def configurations(finished: list[Run], runs: list[Run], jobs: list[Settings]) -> list[Configuration]:
     """Those that the finished runs are of, the best first, each with all of its runs."""
-    own = {run.name: tuple((k, v) for k, v in job.items() if k != "seed") for run, job in zip(runs, jobs, strict=True)}
+    each = zip(runs, jobs, strict=True)
+    own = {run.name: tuple(sorted((k, v) for k, v in job.items() if k != "seed")) for run, job in each}
     members = {settings: [run for run in runs if own[run.name] == settings] for settings in own.values()}
     figure = ranking_figure(finished)
     several = {own[run.name] for run in finished}
@@ -82,7 +84,8 @@ def as_text(ranked: list[Configuration]) -> str:
     if figures[0] == "val/loss" and not several:  # another tokenizer's perplexity says something else
         figures.insert(1, "val/perplexity")
     figures = [name for name in figures if any(c.values(name) for c in ranked)]
-    names = [name for name in ranked[0].settings if len({c.settings[name] for c in ranked}) > 1]
+    names = dict.fromkeys(name for configuration in ranked for name in configuration.settings)
+    names = [name for name in names if len({c.settings.get(name) for c in ranked}) > 1]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("job", overflow="fold")
     for name in names:
@@ -93,7 +96,7 @@ def as_text(ranked: list[Configuration]) -> str:
         finished = [run for run in configuration.runs if run.loss is not None]
         table.add_row(
             ", ".join(run.name for run in finished),
-            *(short(configuration.settings[name]) for name in names),
+            *(short(configuration.settings.get(name, "")) for name in names),
             *(mean_and_spread(configuration.values(name)) for name in figures),
             *[f"{len(finished)}/{len(configuration.runs)}"] * several,
             duration(sum(run.summary.get("seconds", 0) for run in finished)),

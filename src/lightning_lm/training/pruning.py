@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from lightning_lm.runs.folder import read_json
 from lightning_lm.runs.study import STUDY_NAME, storage
+from lightning_lm.training.control import Budget
 from lightning_lm.training.module import LanguageModel
 
 log = logging.getLogger(__name__)
@@ -19,11 +20,18 @@ class Pruning(Callback):
     """After each validation but the last: asynchronous successive halving on ``val/loss`` (Li et al., 2020).
 
     After 1, r, r², … validations, r being the reduction factor, a trial goes on if it is among the best 1/r of those
-    that came as far.
+    that came as far. Validations while the learning rate warms up don't count: the rungs are at 1, r, r², … times the
+    step of the first one after that. A trial that its study spares is compared, too, and goes on whatever comes out.
+
+    Args:
+        path: of the run folder's ``trial.json``.
+        budget: tells how far the run is.
+        warmup: the share of the run in which the rate rises.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, budget: Budget, warmup: float):
         self.sweep, self.row = path.absolute().parents[1], read_json(path)  # the trial's place in its study
+        self.budget, self.warmup = budget, warmup
         self.pruned = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -47,6 +55,8 @@ class Pruning(Callback):
 
     def behind(self, trainer: L.Trainer, loss: float) -> bool:
         """Report to the study, and ask it."""
+        if self.budget.progress <= self.warmup:
+            return False
         if self.trial._get_latest_trial().state.is_finished():  # someone goes on with a trial by hand
             return False
         self.trial.report(loss, trainer.global_step)
@@ -54,4 +64,4 @@ class Pruning(Callback):
         if factor is None or trainer.should_stop:
             return False
         self.trial.study.pruner = optuna.pruners.SuccessiveHalvingPruner(min(steps), factor)
-        return self.trial.should_prune()
+        return self.trial.should_prune() and not self.row.get("spared", False)  # asked always: it notes the loss

@@ -54,7 +54,9 @@ def build_callbacks(cfg: Config, components: RunComponents, run: Path) -> Callba
     if (run / "trial.json").exists():  # a sweep's study has put it there
         from lightning_lm.training.pruning import Pruning  # Optuna: only now
 
-        callbacks.append(Pruning(run / "trial.json"))
+        warmup = cfg.scheduler.warmup
+        share = warmup if warmup < 1 else warmup / components.max_steps
+        callbacks.append(Pruning(run / "trial.json", budget, share))
     last = LastCheckpoint(checkpoints, trainer)
     callbacks += [BestCheckpoint(checkpoints), last]
     if accelerator(cfg.hardware) == "cpu":

@@ -1,0 +1,60 @@
+"""Which trials of a study are ended early, and whether that was right."""
+
+from types import SimpleNamespace
+
+import pytest
+from optuna.distributions import FloatDistribution
+
+from lightning_lm.report.pruning import rank_correlations
+from lightning_lm.runs.folder import write_json
+from lightning_lm.sweeps.study import Study
+from lightning_lm.training.pruning import Pruning
+
+STEPS = (10, 20, 30, 40, 60)  # of the validations; the rate warms up until the first, and the last ends the run
+LOSSES = [
+    [9.0, 5.0, 1.0, 4.0, 3.0],
+    [1.0, 6.0, 1.0, 6.0, 2.0],
+    [1.0, 7.0, 0.0, 0.0, 0.0],  # the third, and not in the better half at step 20
+    [9.0, 4.0, 9.0, 3.5, 2.5],
+    [9.0, 9.0, 2.0, 9.0, 4.0],  # the worst, but one of each five is spared
+    [9.0, 4.5, 9.0, 9.0, 0.0],  # in the better half at step 20, not at step 40
+]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """The folder of a study of these trials, with the steps that each of them was validated at."""
+    folder, validated = tmp_path_factory.mktemp("study"), []
+    ours = Study(folder, {"optimizer.lr": FloatDistribution(0, 1)}, "random", 0, 2, startup_trials=2, spare_every=5)
+    for number, losses in enumerate(LOSSES):
+        ours.next_batch(number + 1, 1)
+        budget, run = SimpleNamespace(progress=0.0), folder / str(number)
+        pruning = Pruning(run / "trial.json", budget, warmup=1 / 6)
+        trainer = SimpleNamespace(should_stop=False, is_global_zero=True, global_step=0)
+        pruning.on_train_start(trainer, None)
+        steps = []
+        for step, loss in zip(STEPS, losses, strict=True):
+            trainer.global_step, budget.progress, trainer.should_stop = step, step / 60, step == 60
+            steps.append(step)
+            if pruning.behind(trainer, loss):
+                break
+        write_json(run / "summary.json", {"status": "finished" if step == 60 else "pruned", "val/loss": loss})
+        ours.tell([number], [loss])
+        validated.append(steps)
+    return folder, ours.study, validated
+
+
+def test_trials_are_pruned_by_whole_rungs_after_the_warmup_and_the_first_trials(study):
+    _, trials, validated = study
+    assert [steps[-1] for steps in validated] == [60, 60, 20, 60, 60, 40]
+    assert all(10 not in trial.intermediate_values for trial in trials.trials)
+    assert [trial.user_attrs["spared"] for trial in trials.trials] == [True, True, False, False, True, False]
+
+
+def test_spared_trials_tell_whether_the_early_order_is_the_last_one(study, tmp_path):
+    """Of trials 0, 1 and 4: final ranks 2, 1, 3; at steps 20 and 40 they were 1, 2, 3."""
+    folder, _, _ = study
+    by_hand = 1 - 6 * (1 + 1 + 0) / (3 * (9 - 1))
+    rho = rank_correlations(folder)
+    assert list(rho) == [20, 30, 40, 60] and [rho[20], rho[40], rho[60]] == pytest.approx([by_hand, by_hand, 1])
+    assert rank_correlations(tmp_path) == {}
