@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lightning_lm.config.composition import register, typed
-from lightning_lm.config.explain import running_job, tell_and_exit_code
+from lightning_lm.config.explain import check_form, running_job, tell_and_exit_code
 from lightning_lm.launch import start
 from lightning_lm.sweeps.jobs import run_sweep_job
 
@@ -33,6 +33,7 @@ if __name__ == "__main__":
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, so that they can be told in one line each
     register()
     try:
+        check_form(sys.argv[1:])
         main()
     except Exception as problem:
         sys.exit(tell_and_exit_code(problem))

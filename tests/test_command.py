@@ -27,6 +27,24 @@ def test_command_refuses_in_one_line_and_leaves_nothing(overrides, expected, tmp
     assert list(tmp_path.glob("outputs/*")) == []
 
 
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("--optimizer.lr=0.02", "--optimizer.lr=0.02: no such flag; settings have no dashes: optimizer.lr=0.02"),
+        ("~logger", "~logger=: its defaults would stay; choose an option: logger=OPTION"),
+        ("hydra.job.chdir=true", "hydra.job.chdir=true: relative paths would lead elsewhere; leave it out"),
+        (
+            "--config-path=run",
+            "--config-path=run: a run is composed from conf/; put a recipe into a folder: --config-dir=",
+        ),
+    ],
+)
+def test_what_would_do_nothing_or_something_else_is_refused(typed, told, train_py, tmp_path):
+    code, out, err = train_py("experiment=quickstart", typed)
+    assert (code, out, len(err.splitlines())) == (2, "", 1) and err.startswith(f"error: {told}")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_broken_recipe_is_named(tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\noptimizer:\n  lrr: 3\n")

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lightning_lm.config.overrides import diagnose
-from lightning_lm.errors import Died, Refused
+from lightning_lm.errors import Died, Problem, Refused
 
 
 @contextmanager
@@ -43,6 +43,27 @@ def running_job() -> Iterator[None]:
     except Exception as bug:
         bug.in_job = True  # type: ignore[attr-defined]
         raise
+
+
+def check_form(argv: Sequence[str]) -> None:
+    """Raises Refused for what Hydra takes from a command line and that would do nothing here, or something else."""
+    args, unknown = get_args_parser().parse_known_args(argv)
+    wrong = []
+    for text in unknown:
+        flag, _, value = text.partition("=")
+        wrong.append(Problem(flag, value, "no such flag", f"settings have no dashes: {text.lstrip('-')}"))
+    for flag, value in {"--config-path": args.config_path, "--config-name": args.config_name}.items():
+        if value is not None:
+            remedy = "put a recipe into a folder: --config-dir=FOLDER experiment=NAME"
+            wrong.append(Problem(flag, value, "a run is composed from conf/", remedy))
+    for text in args.overrides:
+        if text.startswith("~") and text[1:].isidentifier():
+            wrong.append(Problem(text, "", "its defaults would stay", f"choose an option: {text[1:]}=OPTION"))
+        elif text.removeprefix("+").startswith("hydra.job.chdir=") and not text.lower().endswith("=false"):
+            name, _, value = text.partition("=")
+            wrong.append(Problem(name, value, "relative paths would lead elsewhere", "leave it out"))
+    if wrong:
+        raise Refused(*wrong)
 
 
 def tell_and_exit_code(error: Exception) -> int:
