@@ -22,7 +22,7 @@ def load_model(place: str, objective: Objective, tokenizer: PreTrainedTokenizerB
     facts = objective.facts
     try:
         config = loading.load_config(place, None, {}, tokenizer, pretrained=True)
-        model = loading.load_model(config, facts.auto_class, place, objective=facts.name)
+        model = loading.load_model(config, facts.auto_class, place, objective=facts.name, trained=True)
     except Refused as error:
         raise as_model(error) from error
     loading.fit_together(model, tokenizer, block_size=1)

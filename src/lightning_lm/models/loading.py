@@ -99,11 +99,18 @@ def load_config(
 
 
 def load_model(
-    config: PretrainedConfig, auto_class: str, name_or_path: str | None, revision: str | None = None, *, objective: str
+    config: PretrainedConfig,
+    auto_class: str,
+    name_or_path: str | None,
+    revision: str | None = None,
+    *,
+    objective: str,
+    trained: bool = False,
 ) -> nn.Module:
     """A float32 model of transformers' class of this name: pretrained where ``name_or_path`` is given, else new.
 
-    Raises Refused where the class, and so the ``objective``, lacks the architecture, or weights don't fit the config.
+    Raises Refused where the class, and so the ``objective``, lacks the architecture, or weights don't fit the config;
+    with ``trained`` also where a checkpoint lacks weights, such as those of a head, which would be drawn at random.
     """
     auto = getattr(transformers, auto_class)
     if type(config) not in auto._model_mapping:
@@ -137,8 +144,11 @@ def load_model(
         if not parameter.isfinite().all():
             wrong = f"its weights are not finite: {name}"
             raise refuse("model.name_or_path", name_or_path, wrong, "choose another checkpoint")
-    if info["missing_keys"]:
-        log.warning("newly initialised, not from the checkpoint: %s", ", ".join(sorted(info["missing_keys"])))
+    if missing := ", ".join(sorted(info["missing_keys"])):
+        if trained:
+            wrong = f"its checkpoint lacks weights, so that figures would be those of random ones: {missing}"
+            raise refuse("model.name_or_path", name_or_path, wrong, "fine-tune it first")
+        log.warning("newly initialised, not from the checkpoint: %s", missing)
     return fuse_gelu(model)
 
 
