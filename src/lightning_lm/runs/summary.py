@@ -14,7 +14,8 @@ from lightning_lm.runs.numbers import duration, show
 def show_ledger(ledger: dict[str, dict[str, Any]]) -> str:
     """A table of at most 80 columns: what each split's text holds, and where its tokens went."""
     lines = [f"{'':<12}" + "".join(f"{split:>18}" for split in ledger)]
-    for name in ("rows", "words", "line_ends", "bytes", "tokens", "blocks", "tail"):
+    added = ["separators"] if any(entry.get("separators") for entry in ledger.values()) else []  # to the text's tokens
+    for name in ("rows", "words", "line_ends", "bytes", "tokens", *added, "blocks", "tail"):
         lines.append(f"{name.replace('_', ' '):<12}" + "".join(f"{entry[name]:>18,}" for entry in ledger.values()))
     return "\n".join(lines)
 
