@@ -64,7 +64,8 @@ def proof(kind: str, surfaces: int, first_seed: int) -> tuple[float, float]:
         truth = draw(kind, chance)
         noise = np.exp(chance.uniform(np.log(0.02), np.log(0.2)))
         losses = truth.height(GRID)[:, None] + noise * chance.normal(size=(len(GRID), SEEDS))
-        surface = fit(GRID, losses.mean(axis=1), np.full(len(GRID), SEEDS), *pooled(losses.tolist()))
+        losses += chance.normal(size=SEEDS)  # what a seed does to all configurations alike
+        surface = fit(GRID, *pooled([dict(enumerate(row)) for row in losses]))
         found = region(surface)
         optimum, lowest = truth.optimum[None], found.best if found.best is not None else truth.optimum
         covered.append(plausible(surface, optimum, lowest[None])[0] >= 1 - LEVEL)

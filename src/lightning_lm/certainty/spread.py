@@ -1,6 +1,7 @@
 """Which of several configurations can't be told from the best one, by the spread between their seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -9,17 +10,41 @@ LEVEL = 0.95  # how surely the set has the best one in it
 NODES = (np.arange(50) + 0.5) / 50  # quantiles over which an expectation is taken
 
 
-def pooled(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
-    """Standard deviation between seeds, and its degrees of freedom; (nan, 0) where no group has two seeds.
+class Means(NamedTuple):
+    """Of k configurations."""
 
-    Pooled over the better half of the groups, since at rates near divergence the spread is many times larger. To
-    choose by the mean leaves the pooled variance unbiased: of normal losses, mean and variance are independent.
+    means: np.ndarray  # (k,) of their losses, less what a seed does to all configurations alike
+    counts: np.ndarray  # (k,) how many seeds each has
+    spread: float  # standard deviation of a loss, beyond that; nan where nothing tells it
+    freedom: int  # degrees of freedom of ``spread``
+
+
+def pooled(groups: Sequence[Mapping[int, float]]) -> Means:
+    """Means and noise of groups of losses, each seed → loss.
+
+    One seed gives all configurations the same start and order, so that often it is good or bad for all of them. Least
+    squares take this out: loss = configuration + seed + noise. Where configurations have no seeds in common, so that
+    this can't be told, the noise is the spread within each. It is pooled over the better half of the groups, since near
+    divergence it is many times larger. To choose by the mean leaves it unbiased where losses are normal.
     """
-    repeated = sorted((group for group in groups if len(group) > 1), key=np.mean)
+    repeated = sorted((group for group in groups if len(group) > 1), key=lambda group: np.mean([*group.values()]))
     better = repeated[: max((len(repeated) + 1) // 2, 2)]
-    freedom = sum(len(group) - 1 for group in better)
-    squares = sum(np.var(group) * len(group) for group in better)
-    return (float(np.sqrt(squares / freedom)), freedom) if freedom else (float("nan"), 0)
+    losses = np.array([loss for group in better for loss in group.values()])
+    seeds = sorted({seed for group in better for seed in group})
+    of_group = np.array([[i == j for j in range(len(better))] for i, group in enumerate(better) for _ in group], float)
+    of_seed = np.array([[seed == other for other in seeds] for group in better for seed in group], float)
+    effects = dict.fromkeys(seeds, 0.0)
+    spread, freedom = float("nan"), 0
+    for design in (np.hstack([of_group, of_seed]), of_group) if better else ():
+        freedom = len(losses) - int(np.linalg.matrix_rank(design))
+        if freedom:
+            estimates = np.linalg.lstsq(design, losses, rcond=None)[0]
+            spread = float(np.sqrt(np.sum((losses - design @ estimates) ** 2) / freedom))
+            by_seed = estimates[len(better) :]
+            effects |= dict(zip(seeds, by_seed - by_seed.mean(), strict=True)) if len(by_seed) else {}
+            break
+    means = [np.mean([loss - effects.get(seed, 0.0) for seed, loss in group.items()]) for group in groups]
+    return Means(np.array(means), np.array([len(group) for group in groups]), spread, freedom)
 
 
 def within_noise(means: np.ndarray, counts: np.ndarray, spread: float, freedom: int) -> np.ndarray:

@@ -8,9 +8,7 @@ from scipy import stats
 
 LEVEL = 0.90  # how surely the region has the best point in it
 DEGREE = 4
-MISFITS = 10 ** np.arange(
-    -1.5, 2.1, 0.2
-)  # spread of the coefficients above degree 2, in noise units; the first is none
+MISFITS = 10 ** np.arange(-1.5, 2.1, 0.2)  # spread of the coefficients above degree 2, in noise units
 FAR = 10  # times the median's distance from the best loss: what is worse, such as half diverged, is left out
 
 
@@ -75,7 +73,7 @@ def fit(points: np.ndarray, means: np.ndarray, counts: np.ndarray, spread: float
     """The surface; None where the points don't tell a quadratic's coefficients, or the noise isn't known.
 
     Coefficients above degree 2 are drawn towards 0, as if they came from a normal distribution. Its standard deviation
-    is the likeliest by the losses (restricted maximum likelihood), if Akaike's criterion prefers it to a quadratic's.
+    is the likeliest by the losses (restricted maximum likelihood): near 0 where the surface is a quadratic.
 
     Args:
         points: (k, d), scaled so that the box goes from −1 to 1.
@@ -96,8 +94,7 @@ def fit(points: np.ndarray, means: np.ndarray, counts: np.ndarray, spread: float
         inverse = np.linalg.inv(covariance)
         information = quadratic.T @ inverse @ quadratic
         rest = losses - quadratic @ np.linalg.solve(information, quadratic.T @ inverse @ losses)
-        akaike = float(misfit > MISFITS[0])  # a variance, which can't be below 0, counts for half a parameter
-        return np.linalg.slogdet(covariance)[1] + np.linalg.slogdet(information)[1] + rest @ inverse @ rest + akaike
+        return np.linalg.slogdet(covariance)[1] + np.linalg.slogdet(information)[1] + rest @ inverse @ rest
 
     misfit = min(MISFITS, key=unlikelihood) * spread
     weighted = monomials / noise[:, None]

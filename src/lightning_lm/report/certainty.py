@@ -59,12 +59,11 @@ def verdict(runs: list[Run]) -> Verdict:
     sets = [c for c in every if c.complete]
     if len(sets) < 2:
         return Verdict([])
-    spread, freedom = pooled([c.losses for c in sets])
+    noise = pooled(by_seed(sets))
     sentences, inside, found = edges(sets), [], None
-    if freedom:
-        means, counts = np.array([c.mean for c in sets]), np.array([len(c.losses) for c in sets])
-        inside = [c for c, near in zip(sets, within_noise(means, counts, spread, freedom), strict=True) if near]
-        sentences.insert(0, noise_sentence(inside, sets, spread))
+    if noise.freedom:
+        inside = [c for c, near in zip(sets, within_noise(*noise), strict=True) if near]
+        sentences.insert(0, noise_sentence(inside, sets, noise.spread))
         over = fitted(sets)
         found = searched_region(over) if over else None
         sentences += region_sentences(found) if found else []
@@ -80,8 +79,13 @@ def verdict(runs: list[Run]) -> Verdict:
     return Verdict(sentences, [name(c) for c in inside], found, sensitive, times)
 
 
+def by_seed(sets: list[Configuration]) -> list[dict[int, float]]:
+    """Of each configuration, seed → the loss that ranks it."""
+    return [{run.settings["seed"]: run.summary[c.ranked_by] for run in c.runs if run.loss is not None} for c in sets]
+
+
 def noise_sentence(inside: list[Configuration], sets: list[Configuration], spread: float) -> str:
-    seeds = f"The spread between seeds is {spread:.4f}."
+    seeds = f"Beyond what a seed does to all alike, the spread between seeds is {spread:.4f}."
     if len(inside) == 1:
         return f"The best configuration is told from the {len(sets) - 1} others (95 %). {seeds}"
     return f"{len(inside)} of {len(sets)} configurations are within noise of the best (95 %). {seeds}"
@@ -138,16 +142,14 @@ def to_box(logs: np.ndarray) -> np.ndarray:
 
 def fitted(sets: list[Configuration]) -> Fitted | None:
     """Over both settings, else over one with the other as the best has it; None where there are too few values."""
-    spread, freedom = pooled([c.losses for c in sets])
+    means, counts, spread, freedom = pooled(by_seed(sets))
     for keys in ([RATE, DECAY], [RATE], [DECAY]) if freedom else ():
         near = neighbours(sets, keys)
         if any(len({c.settings[key] for c in near}) < 3 for key in keys):
             continue
-        logs, counts = (
-            np.log([[c.settings[key] for key in keys] for c in near]),
-            np.array([len(c.losses) for c in near]),
-        )
-        surface = fit(to_box(logs), np.array([c.mean for c in near]), counts, spread, freedom)
+        chosen = [sets.index(c) for c in near]
+        logs = np.log([[c.settings[key] for key in keys] for c in near])
+        surface = fit(to_box(logs), means[chosen], counts[chosen], spread, freedom)
         if surface is not None:
             return Fitted(surface, keys, near)
     return None
@@ -189,7 +191,7 @@ def sensitivity(sets: list[Configuration]) -> float | None:
     if not np.isfinite(losses).all():
         return None
     order = np.argsort([c.settings[RATE] for c in near])
-    rates, excess = np.log([near[i].settings[RATE] for i in order]), np.array(losses)[order] - sets[0].mean
+    rates, excess = np.log([near[i].settings[RATE] for i in order]), np.array(losses)[order] - min(losses)
     return float(np.trapezoid(excess, rates) / (rates[-1] - rates[0]))
 
 

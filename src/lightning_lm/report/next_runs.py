@@ -9,7 +9,7 @@ import numpy as np
 from lightning_lm.certainty.region import mesh, region, size
 from lightning_lm.certainty.spread import pooled, within_noise
 from lightning_lm.errors import refuse
-from lightning_lm.report.certainty import Fitted, fitted
+from lightning_lm.report.certainty import Fitted, by_seed, fitted
 from lightning_lm.report.comparison import Configuration, configurations, short_name
 from lightning_lm.report.runs import collect
 from lightning_lm.runs.folder import read_json
@@ -63,10 +63,9 @@ def job(c: Configuration, search: list[dict[str, str]]) -> dict[str, str]:
 
 def further_seeds(sets: list[Configuration], search: list[dict[str, str]], count: int) -> list[Proposal]:
     """Of the configurations that may be the best, those with the fewest seeds; the best ones where noise is unknown."""
-    spread, freedom = pooled([c.losses for c in sets])
-    if freedom:
-        means, counts = np.array([c.mean for c in sets]), np.array([len(c.losses) for c in sets])
-        sets = [c for c, near in zip(sets, within_noise(means, counts, spread, freedom), strict=True) if near]
+    noise = pooled(by_seed(sets))
+    if noise.freedom:
+        sets = [c for c, near in zip(sets, within_noise(*noise), strict=True) if near]
     seeds = {id(c): sorted(c.seeds) for c in sets}
     proposals = []
     for _ in range(count):
