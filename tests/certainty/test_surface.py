@@ -57,7 +57,7 @@ def test_the_region_covers_the_optimum_or_is_open(kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_proof_over_500_surfaces(kind):
-    covered, open_as_due = proof(kind, 500, first_seed=20261202)
+    covered, open_as_due = proof(kind, 500, first_seed=20261203)
     assert 0.86 <= covered <= 0.94 or open_as_due >= 0.86
 
 

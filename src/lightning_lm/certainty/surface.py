@@ -8,7 +8,9 @@ from scipy import stats
 
 LEVEL = 0.90  # how surely the region has the best point in it
 DEGREE = 4
-MISFITS = 10 ** np.arange(-1.5, 2.1, 0.2)  # spread of the coefficients above degree 2, in noise units
+MISFITS = 10 ** np.arange(
+    -1.5, 2.1, 0.2
+)  # spread of the coefficients above degree 2, in noise units; the first is none
 FAR = 10  # times the median's distance from the best loss: what is worse, such as half diverged, is left out
 
 
@@ -94,7 +96,8 @@ def fit(points: np.ndarray, means: np.ndarray, counts: np.ndarray, spread: float
         inverse = np.linalg.inv(covariance)
         information = quadratic.T @ inverse @ quadratic
         rest = losses - quadratic @ np.linalg.solve(information, quadratic.T @ inverse @ losses)
-        return np.linalg.slogdet(covariance)[1] + np.linalg.slogdet(information)[1] + rest @ inverse @ rest
+        price = 0.5 * (misfit > MISFITS[0])  # of leaving the quadratic: none makes the region too large for one
+        return np.linalg.slogdet(covariance)[1] + np.linalg.slogdet(information)[1] + rest @ inverse @ rest + price
 
     misfit = min(MISFITS, key=unlikelihood) * spread
     weighted = monomials / noise[:, None]

@@ -86,17 +86,21 @@ def shrinking(
     places, between = mesh(box, 21), mesh(box, CANDIDATES)
     # Far from the best, where losses are high, the surface is the least to be trusted
     near = surface.height(between) <= np.median(surface.height(over.points))
+    near &= [np.abs(point - over.points).max(axis=1).min() > 0.05 for point in between]  # tried ones are there already
     new = [job(sets[0], search) | written(keys, values) for values in over.unit(between[near])]
     points, jobs = np.vstack([over.points, between[near]]), [job(c, search) for c in over.configurations] + new
-    seeds = [max(c.seeds) + 1 for c in over.configurations] + [min(sets[0].seeds)] * len(new)
+    # A seed that one configuration alone has tells nothing: what it does to all alike isn't known
+    seeds = sorted({seed for c in sets for seed in c.seeds})
+    left = [[seed for seed in seeds if seed not in c.seeds] for c in over.configurations] + [[*seeds] for _ in new]
     proposals, before = [], size(surface, places)
     for _ in range(count):
-        expected = [surface.with_run(point[None]) for point in points]
-        chosen = int(np.argmin([size(each, places) for each in expected]))
-        surface = expected[chosen]
-        reason = "another seed" if chosen < len(over.points) else "a new point"
-        proposals.append(Proposal(jobs[chosen] | {"seed": str(seeds[chosen])}, reason))
-        seeds[chosen] += 1
+        available = [number for number, unused in enumerate(left) if unused]
+        if not available:
+            break
+        chosen = min(available, key=lambda n: size(surface.with_run(points[[n]]), places))
+        surface = surface.with_run(points[[chosen]])
+        reason = "another seed" if chosen < len(over.points) or len(left[chosen]) < len(seeds) else "a new point"
+        proposals.append(Proposal(jobs[chosen] | {"seed": str(left[chosen].pop(0))}, reason))
     shrunk = 1 - size(surface, places) / before
     return f"With these runs the 90 % region is expected to shrink by about {shrunk:.0%}:", proposals
 
