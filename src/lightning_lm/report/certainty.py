@@ -87,7 +87,8 @@ def by_seed(sets: list[Configuration]) -> list[dict[int, float]]:
 def noise_sentence(inside: list[Configuration], sets: list[Configuration], spread: float) -> str:
     seeds = f"Beyond what a seed does to all alike, the spread between seeds is {spread:.4f}."
     if len(inside) == 1:
-        return f"The best configuration is told from the {len(sets) - 1} others (95 %). {seeds}"
+        others = f"{len(sets) - 1} others" if len(sets) > 2 else "other"
+        return f"The best configuration is told from the {others} (95 %). {seeds}"
     return f"{len(inside)} of {len(sets)} configurations are within noise of the best (95 %). {seeds}"
 
 

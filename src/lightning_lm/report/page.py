@@ -27,6 +27,7 @@ from lightning_lm.report.comparison import (
     winner,
 )
 from lightning_lm.report.looks import INKS, LineStyle, line_styles
+from lightning_lm.report.pruning import rank_correlations
 from lightning_lm.report.runs import STATUSES, Run, collect
 from lightning_lm.runs.folder import read_json, sweep_name, write_text
 from lightning_lm.runs.numbers import brief_name, duration, mean_and_spread, show
@@ -106,6 +107,8 @@ def write_page(runs: list[Run], output: Path, folders: Sequence[Path], refresh: 
         "verdict": certainty,
         "title": ", ".join(map(sweep_name, folders)),
         "folders": shlex.join(os.path.relpath(folder) for folder in folders),
+        "correlations": {step: rho for folder in folders for step, rho in rank_correlations(folder).items()},
+        "grid": shlex.quote(os.path.relpath(folders[0])) if is_grid(folders) else None,
         "filters": data["filters"],
         "search": {name: name for name in data["search"]},
         "curves": data["figures"] if any(run["curves"] for run in data["runs"]) else {},
@@ -115,6 +118,11 @@ def write_page(runs: list[Run], output: Path, folders: Sequence[Path], refresh: 
         "refresh": refresh,
     }
     write_text(output, environment.get_template("report.html").render(**shown))
+
+
+def is_grid(folders: Sequence[Path]) -> bool:
+    """Whether ``lightning-lm next`` can propose its next runs."""
+    return len(folders) == 1 and (folders[0] / "sweep.json").exists() and not (folders[0] / "study.db").exists()
 
 
 def links(run: Run, page: Path) -> dict[str, str]:
