@@ -59,15 +59,23 @@ class Settings:
 REQUIRED = object()  # the default of a setting that has none
 
 
-def setting(default: Any, constraint: Constraint | None = None, *, may_change: bool = False, before: Any = REQUIRED):
+def setting(
+    default: Any,
+    constraint: Constraint | None = None,
+    *,
+    may_change: bool = False,
+    may_grow: bool = False,
+    before: Any = REQUIRED,
+):
     """A field of a settings class; each object gets its own copy of a list or a dictionary.
 
     Args:
         may_change: whether a run that was cut off may go on with another value: its outcome doesn't depend on it.
+        may_grow: whether a run may go on, also after its end, with a larger value.
         before: the value that does what the code did before the setting existed, where that isn't the default. A run
             folder that lacks the setting counts as if it had this value.
     """
-    metadata = {"constraint": constraint, "may_change": may_change}
+    metadata = {"constraint": constraint, "may_change": may_change, "may_grow": may_grow}
     if before is not REQUIRED:
         metadata["before"] = before
     if isinstance(default, list | dict):

@@ -38,6 +38,15 @@ def remove_scratch(folder: Path) -> None:
         remove(scratch)
 
 
+def linked(source: Path, target: Path) -> None:
+    """Give a file a second name, in place of what had it; a copy where the file system has no links."""
+    with replacing(target) as scratch:
+        try:
+            os.link(source, scratch)
+        except OSError:
+            shutil.copyfile(source, scratch)
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it is there."""
     if path.is_dir():

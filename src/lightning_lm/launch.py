@@ -21,7 +21,8 @@ from lightning_lm.faults import told_in_one_line
 from lightning_lm.interrupts import SIGNALS, heeded, stopping_on_signals
 from lightning_lm.logs import JOB, logging_to, rank, tell_of_imports
 from lightning_lm.run import train
-from lightning_lm.runs.folder import alone_in, is_finished
+from lightning_lm.runs.folder import alone_in
+from lightning_lm.runs.settings import is_done
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def start(job: Config, named: bool, run_test: bool = True) -> float:
         if processes is not None:
             check_launched(job, processes, named)
         with stopping_on_signals(), told_in_one_line({"run_dir": job.run_dir}):
-            if rank() or (named and is_finished(Path(job.run_dir))):  # the first rank holds the folder of a run at work
+            if rank() or (named and is_done(Path(job.run_dir), job)):  # the first rank holds the folder of a run
                 return train(job, run_test=run_test)
             with alone_in(Path(job.run_dir), "run_dir", new=not named) as folder:
                 job.run_dir = str(folder)
@@ -93,7 +94,7 @@ def run_job(job: Config, run_test: bool = True) -> float:
         remedy = "start train.py on each of them with torchrun or srun"
         raise refuse("hardware.nodes", job.hardware.nodes, "a command by itself reaches only its own machine", remedy)
     run = Path(job.run_dir)
-    if is_finished(run):
+    if is_done(run, job):
         return train(job, run_test=run_test)  # only tells the figures
     with logging_to(run / "train.log"):
         tell_of_imports()

@@ -16,8 +16,8 @@ from lightning_lm.hub.access import check_before_training, go_offline_if_unreach
 from lightning_lm.hub.push import push
 from lightning_lm.interrupts import ask_for_requeue
 from lightning_lm.logs import JOB, logging_to, rank, tell_of_imports
-from lightning_lm.runs.folder import is_finished, read_json
-from lightning_lm.runs.settings import same_settings
+from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.settings import is_done, same_settings
 from lightning_lm.runs.summary import show_summary
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 def train(job: Config, *, run_test: bool = True) -> float:
     """Train, evaluate and export the model that a configuration describes; returns its validation loss, nats per token.
 
-    A run folder that was cut off is continued; a finished one only tells its figures. With ``run_test`` the test split
+    A run folder that was cut off is continued, and so is a finished one that is to end later; else that only tells its
+    figures. With ``run_test`` the test split
     is scored at the end; a sweep leaves it alone. Raises Refused before anything is spent or written, with all that is
     wrong; or where the finished run can't be pushed.
     """
@@ -36,7 +37,7 @@ def train(job: Config, *, run_test: bool = True) -> float:
     places = {"run_dir": run, "data.cache_dir": job.data.cache}
     with logging_to(run / "train.log") as keep_log, told_in_one_line(places):
         summary, repo = read_json(run / "summary.json"), job.trainer.push_to_hub
-        if summary is not None and is_finished(run):
+        if summary is not None and is_done(run, job):
             if repo is not None:
                 log.info("finished before: `lightning-lm push %s --repo %s` uploads it", run, repo)
             repo = None

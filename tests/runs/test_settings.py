@@ -15,7 +15,7 @@ from lightning_lm.data.schema import PythonDocsDataConfig, TextDataConfig
 from lightning_lm.errors import Refused
 from lightning_lm.optim.schema import OPTIMIZERS, AdamWConfig
 from lightning_lm.runs.folder import write_json
-from lightning_lm.runs.settings import config_of, part_of, same_settings
+from lightning_lm.runs.settings import config_of, later_ends, part_of, same_settings
 
 BASE = ("data=text", "data.train=a.txt", "data.validation=b.txt", "logger=none", "run_dir=there")
 
@@ -100,6 +100,16 @@ def test_settings_within_a_callback_and_a_table_have_room_too(tmp_path, monkeypa
         folder, compose(*BASE, "callbacks=ema", "optimizer.groups=[{ndim: 1}, {}]", "callbacks.ema.start=2")
     )
     assert "callbacks.ema.verbose" in may_change()
+
+
+def test_an_end_may_come_later(tmp_path):
+    job = (*BASE, "trainer.max_steps=4", "trainer.max_tokens=4000")
+    folder = write(tmp_path / "run", compose(*job))
+    assert refusals(folder, compose(*job, "trainer.max_steps=5")) == []
+    assert later_ends(folder, compose(*job, "trainer.max_steps=5", "seed=0")) == ["trainer.max_steps"]
+    assert refusals(folder, compose(*job, "trainer.max_steps=5", "trainer.max_tokens=3999")) == ["trainer.max_tokens"]
+    assert refusals(folder, compose(*job, "trainer.max_epochs=9")) == ["trainer.max_epochs"], "it may come before"
+    assert refusals(folder, compose(*job, "trainer.max_tokens=null")) == ["trainer.max_tokens"]
 
 
 def test_an_option_that_is_gone_is_named(tmp_path):

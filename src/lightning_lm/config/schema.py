@@ -37,9 +37,9 @@ AXES: dict[str, dict[str, type]] = {
 @dataclass
 class TrainerConfig(Settings):
     # How long: the first limit that is reached ends the run; none named: 3 epochs.
-    max_epochs: int | None = setting(None, COUNT)
-    max_steps: int | None = setting(None, COUNT)  # optimiser steps
-    max_tokens: int | None = setting(None, COUNT)
+    max_epochs: int | None = setting(None, COUNT, may_grow=True)
+    max_steps: int | None = setting(None, COUNT, may_grow=True)  # optimiser steps
+    max_tokens: int | None = setting(None, COUNT, may_grow=True)
     max_minutes: float | None = setting(None, positive(""))
     global_batch_size: int = setting(8, COUNT)  # blocks per optimiser step, over all devices
     gradient_clip: float | None = setting(1.0, positive(", or null for no clipping"))  # largest total norm

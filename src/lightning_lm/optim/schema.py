@@ -145,6 +145,11 @@ class SchedulerConfig(Settings):
             wrong = f"together with scheduler.warmup={self.warmup} longer than the run"
             yield Problem("scheduler.decay", self.decay, wrong, "lower one of the two")
 
+    def steady_steps(self, total_steps: int) -> int:
+        """The first optimiser steps, whose rates a later end would leave as they are; 0 where it changes them all."""
+        steps = {"constant": total_steps, "wsd": total_steps - to_steps(self.decay, total_steps)}
+        return steps.get(self.name, 0)
+
     def build(self, optimizer: "Optimizer", total_steps: int) -> "LambdaLR":
         """The schedule, which ends at ``total_steps`` optimiser steps."""
         from transformers import get_scheduler

@@ -13,7 +13,7 @@ from lightning_lm.config.composition import as_settings, flat
 from lightning_lm.config.schema import AXES, Config, chosen
 from lightning_lm.constraints import default_of, walk
 from lightning_lm.errors import Problem, Refused, refuse
-from lightning_lm.runs.folder import LOCK, read_json
+from lightning_lm.runs.folder import LOCK, is_finished, read_json
 
 UNREADABLE = (YAMLError, OmegaConfBaseException, OSError, ValueError, KeyError, TypeError, AttributeError)
 ANOTHER = "choose another run_dir"
@@ -93,24 +93,46 @@ def same_settings(run: Path, config: Config) -> None:
     """Check that a folder's ``config.yaml``, if it has one, asks for the same outcome.
 
     Raises:
-        Refused: for each setting that differs; or the path isn't a folder for runs.
+        Refused: for each setting that differs, unless it only lets the run end later; or the path isn't a folder for
+            runs.
     """
     if not (run / "config.yaml").exists():
         if run.exists() and any(child.name not in ("train.log", "trial.json", LOCK) for child in run.iterdir()):
             raise refuse("run_dir", run, "the folder isn't empty and holds no run", "choose a new one")
         return
+    changes, later = _changes(run, config), later_ends(run, config)
+    free = tuple(name for name, row, _ in walk(config) if row.metadata.get("may_change"))
+    differing = [name for name in changes if name not in free and not name.startswith(tuple(f"{f}." for f in free))]
+    differing = [name for name in differing if not any(other.startswith(f"{name}.") for other in differing)]
+    differing = [name for name in differing if name not in later]
+    problems = [Problem(n, changes[n][1], f"{run} holds a run with {changes[n][0]}", ANOTHER) for n in differing]
+    if problems := problems or list(_other_options(run, config)):
+        raise Refused(*problems)
+
+
+def later_ends(run: Path, config: Config) -> list[str]:
+    """The settings that let a folder's run end later than its ``config.yaml`` says."""
+    if not (run / "config.yaml").exists():
+        return []
+    ends = [name for name, row, _ in walk(config) if row.metadata.get("may_grow")]
+    changes = {name: pair for name, pair in _changes(run, config).items() if name in ends and None not in pair}
+    return [name for name, (before, now) in changes.items() if now > before]
+
+
+def is_done(run: Path, config: Config) -> bool:
+    """Whether a run is finished, and is to end no later."""
+    return is_finished(run) and not later_ends(run, config)
+
+
+def _changes(run: Path, config: Config) -> dict[str, tuple[Any, Any]]:
+    """Setting → its value in a folder's ``config.yaml`` and its value now, where they differ."""
     try:
         there = flat(_completed(read_settings(run), config))
     except UNREADABLE as error:
         raise refuse("run_dir", run, "its config.yaml can't be read", ANOTHER) from error
     now = flat(as_settings(config))
-    free = tuple(name for name, row, _ in walk(config) if row.metadata.get("may_change"))
-    names = [name for name in sorted({*there, *now}) if there.get(name) != now.get(name)]
-    differing = [name for name in names if name not in free and not name.startswith(tuple(f"{f}." for f in free))]
-    differing = [name for name in differing if not any(other.startswith(f"{name}.") for other in differing)]
-    problems = [Problem(n, now.get(n), f"{run} holds a run with {there.get(n)}", ANOTHER) for n in differing]
-    if problems := problems or list(_other_options(run, config)):
-        raise Refused(*problems)
+    pairs = {name: (there.get(name), now.get(name)) for name in sorted({*there, *now})}
+    return {name: (before, after) for name, (before, after) in pairs.items() if before != after}
 
 
 def _completed(saved: dict[str, Any], config: Any) -> dict[str, Any]:

@@ -8,7 +8,14 @@ from typing import Any
 
 from lightning_lm import figures
 from lightning_lm.objectives.facts import ObjectiveFacts
+from lightning_lm.runs.folder import read_json
 from lightning_lm.runs.numbers import duration, show
+
+
+def times_tested(run: Path) -> int:
+    """How often a run's test split has been scored, once at each of its ends."""
+    summary, notes = read_json(run / "summary.json") or {}, read_json(run / "environment.json") or {}
+    return summary.get("times_tested", 1) if "test/loss" in summary else notes.get("tests_before", 0)
 
 
 def show_ledger(ledger: dict[str, dict[str, Any]]) -> str:
@@ -27,6 +34,8 @@ def show_summary(summary: dict[str, Any], facts: ObjectiveFacts, run: Path) -> s
         values = [summary.get(f"{split}/{name}") for split in figures.SPLITS]
         if values[0] is not None:
             lines.append(f"{label:<26}" + "".join(f"{show(value, ',.4f'):>16}" for value in values))
+    if (times := summary.get("times_tested", 1)) > 1:
+        lines.append(f"The test split was scored {times} times, at each of the run's ends: choose nothing by it.")
     speed = summary["tokens_per_second"]
     lines += [
         f"best at step {summary['best_step']:,} of {summary['steps']:,}; {summary['tokens_seen']:,} tokens"

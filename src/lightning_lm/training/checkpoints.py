@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from lightning_lm.config.schema import TrainerConfig
 from lightning_lm.errors import refuse
 from lightning_lm.faults import first_line
-from lightning_lm.files import replacing, zip_damage
+from lightning_lm.files import linked, remove, replacing, zip_damage
 from lightning_lm.interrupts import Interrupted, interrupts
 from lightning_lm.logs import rank
 from lightning_lm.training.module import LanguageModel
@@ -26,6 +26,7 @@ from lightning_lm.training.telemetry import stepped
 
 log = logging.getLogger(__name__)
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+EXTEND, EXTEND_BEST = "extend.ckpt", "extend_best.ckpt"  # what a later end goes on from: last and best at that step
 
 
 class LastCheckpoint(Checkpoint):
@@ -34,10 +35,12 @@ class LastCheckpoint(Checkpoint):
     A validation that a signal cuts off is done again, whole, when the run goes on. Of several ranks all stop at the
     same place, whichever of them has got the signal: one alone would leave the others waiting. Of the interval in
     minutes, the first rank's clock decides.
+
+    The one of the step ``extend_step`` is also kept under another name, with the best one of that time.
     """
 
-    def __init__(self, folder: Path, settings: TrainerConfig):
-        self.path, self.settings = folder / LAST, settings
+    def __init__(self, folder: Path, settings: TrainerConfig, extend_step: int):
+        self.path, self.settings, self.extend_step = folder / LAST, settings, extend_step
         self.saved = time.monotonic()  # when the last checkpoint was written, or this process began
         self.validation_pending = False  # when the checkpoint was written
 
@@ -82,8 +85,9 @@ class LastCheckpoint(Checkpoint):
         minutes = settings.checkpoint_every_n_minutes
         due = trainer.is_global_zero and minutes is not None and time.monotonic() - self.saved >= 60 * minutes
         stops, due = _agreed(trainer, due)
-        if stops or due or (settings.checkpoint_every_n_steps and step % settings.checkpoint_every_n_steps == 0):
-            trainer.save_checkpoint(self.path, weights_only=False)
+        every = settings.checkpoint_every_n_steps
+        if stops or due or step == self.extend_step or (every and step % every == 0):
+            self._save(trainer)
         if stops:
             raise Interrupted(stops)
 
@@ -98,9 +102,14 @@ class LastCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         if trainer.state.fn == "fit":
-            trainer.save_checkpoint(self.path, weights_only=False)
+            self._save(trainer)
             if interrupts.deferred and (number := _agreed(trainer)[0]):
                 raise Interrupted(number)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.path, weights_only=False)
+        if trainer.global_step == self.extend_step and trainer.is_global_zero:
+            name_also(self.path.parent, {BEST: EXTEND_BEST, LAST: EXTEND})
 
     def on_train_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         interrupts.deferred = False
@@ -174,7 +183,7 @@ def to_go_on_from(run: Path) -> Path | None:
     there = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
     damages = {}
     for path in there:
-        if not (wrong := _damage(path)):
+        if not (wrong := damage(path)):
             break
         damages[path] = wrong
     else:
@@ -190,7 +199,16 @@ def to_go_on_from(run: Path) -> Path | None:
     return path
 
 
-def _damage(checkpoint: Path) -> str | None:
+def name_also(folder: Path, names: dict[str, str]) -> None:
+    """Give checkpoints another name, too, in this order; where one isn't there, what has that name goes."""
+    for source, target in names.items():
+        if (folder / source).exists():
+            linked(folder / source, folder / target)
+        else:
+            remove(folder / target)
+
+
+def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint; also where its records are whole, and torch can't read what lists them."""
     try:
         return zip_damage(checkpoint) or (step_of(checkpoint) < 0 and "it has no step") or None
@@ -201,7 +219,7 @@ def _damage(checkpoint: Path) -> str | None:
 def check_best(run: Path) -> None:
     """Raises Refused where ``best.ckpt`` is damaged: it must not be exported."""
     best = run / "checkpoints" / BEST
-    if best.exists() and (wrong := _damage(best)):
+    if best.exists() and (wrong := damage(best)):
         remedy = "delete that file: of the validations from here on the best is exported"
         raise refuse("run_dir", run, f"checkpoints/{BEST}: {wrong}", remedy)
 

@@ -23,11 +23,12 @@ from lightning_lm.optim.groups import describe
 from lightning_lm.runs import plots
 from lightning_lm.runs.export import export
 from lightning_lm.runs.folder import environment, read_json, write_json, write_text
-from lightning_lm.runs.settings import same_text
-from lightning_lm.runs.summary import show_ledger
+from lightning_lm.runs.settings import later_ends, same_text
+from lightning_lm.runs.summary import show_ledger, times_tested
 from lightning_lm.runs.tracking import finish_wandb
-from lightning_lm.training.checkpoints import BEST, check_best, load_weights, to_go_on_from
+from lightning_lm.training.checkpoints import BEST, EXTEND, check_best, load_weights, to_go_on_from
 from lightning_lm.training.components import RunComponents, build
+from lightning_lm.training.extension import go_back, to_extend_from
 from lightning_lm.training.fsdp import unsharded
 from lightning_lm.training.probe import probe, probed, show_plan
 from lightning_lm.training.trainer import build_callbacks, build_loggers, build_module, build_trainer
@@ -51,17 +52,26 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
     components = build(cfg)
     ledger = components.data.ledger()
     same_text(run, ledger)
-    checkpoint, shown = to_go_on_from(run), probed(cfg, run)
+    extended = bool(later_ends(run, cfg))
+    checkpoint = to_extend_from(cfg, components, run) if extended else to_go_on_from(run)
+    shown = probed(cfg, run)
     if checkpoint is None:
         components.data.check_apart()
         probe(cfg, components, run)
     run_id = (read_json(run / "environment.json") or {}).get("wandb_run_id") or secrets.token_hex(4)
+    tests_before = times_tested(run)
     run.mkdir(parents=True, exist_ok=True)
     keep_log()
     if first:
         remove_scratch(run)
+        notes = environment(wandb_run_id=run_id, options=chosen(cfg), tests_before=tests_before)
+        if extended:  # config.yaml, which then has the later end, comes last
+            write_json(run / "environment.json", notes)
+            if checkpoint is not None and checkpoint.name == EXTEND:
+                go_back(run)
+            (run / "summary.json").unlink(missing_ok=True)
         write_text(run / "config.yaml", OmegaConf.to_yaml(as_settings(cfg)))  # first: it makes the folder a run's
-        write_json(run / "environment.json", environment(wandb_run_id=run_id, options=chosen(cfg)))
+        write_json(run / "environment.json", notes)
         write_json(run / "ledger.json", ledger)
     groups = describe(components.model, cfg.optimizer.groups, cfg.optimizer.weight_decay)
     for text in (show_ledger(ledger), show_plan(cfg, components, run), groups):
@@ -69,6 +79,7 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
     summary: dict[str, Any] = {"status": "failed"}
     try:
         summary = _train_and_score(cfg, components, run, checkpoint, run_test, run_id)
+        summary["times_tested"] = tests_before + ("test/loss" in summary)
     except Exception as error:
         status, reason = "diverged" if isinstance(error, Diverged) else "failed", CREDENTIALS.sub("…", innermost(error))
         summary = {"status": status, "reason": reason}

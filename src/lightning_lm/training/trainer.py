@@ -57,7 +57,8 @@ def build_callbacks(cfg: Config, components: RunComponents, run: Path) -> Callba
         warmup = cfg.scheduler.warmup
         share = warmup if warmup < 1 else warmup / components.max_steps
         callbacks.append(Pruning(run / "trial.json", budget, share))
-    last = LastCheckpoint(checkpoints, trainer)
+    steady = cfg.scheduler.steady_steps(components.max_steps) if trainer.max_minutes is None else 0
+    last = LastCheckpoint(checkpoints, trainer, min(steady, components.max_steps - 1))
     callbacks += [BestCheckpoint(checkpoints), last]
     if accelerator(cfg.hardware) == "cpu":
         callbacks.append(KeepFreedMemory())
