@@ -1,4 +1,4 @@
-"""The command line: use a trained model. ``lightning-lm --help`` shows how; training is ``python train.py``."""
+"""The command line: use a trained run. ``lightning-lm --help`` shows how; to train one is ``python train.py``."""
 
 import argparse
 import logging
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lightning_lm.constraints import COUNT, SEED, Constraint, at_least, positive
-from lightning_lm.errors import Problem, Refused
+from lightning_lm.errors import Died, Problem, Refused
 from lightning_lm.faults import told_in_one_line
 from lightning_lm.logs import tell_of_imports
 
@@ -78,6 +78,9 @@ def parser() -> argparse.ArgumentParser:
     add("--private", action="store_true", help="make a new repository private")
     add("--dry-run", action="store_true", help="verify, write the model card, send nothing")
 
+    sub = command(rerun, "rerun", "train with a run's settings again, in a new folder", "RUN")
+    sub.add_argument("settings", metavar="SETTING=VALUE", nargs="*", help="what is to be another; AXIS=OPTION, too")
+
     about = "compare runs: a page to look at, its pictures as files, and the best run as a recipe"
     sub = commands.add_parser("report", help=about, description=about, allow_abbrev=False)
     sub.add_argument("folders", metavar="FOLDER", type=Path, nargs="+", help="a run's or a sweep's")
@@ -123,6 +126,8 @@ def main(argv: list[str] | None = None) -> int:
 
         sys.stderr.writelines(f"error: {line}\n" for line in lines(error))
         return 2
+    except Died as error:  # it is on the console
+        return error.code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read the output, such as `head`, has had enough
@@ -244,6 +249,15 @@ def next_runs(args: argparse.Namespace) -> None:
     from lightning_lm.report.next_runs import propose
 
     print(propose(args.folder, args.runs))
+
+
+def rerun(args: argparse.Namespace) -> None:
+    from lightning_lm.config.rerun import changed
+    from lightning_lm.launch import start
+    from lightning_lm.runs.settings import config_of
+
+    job = changed(config_of(Path(args.model).expanduser()), args.settings)
+    start(job, named=any(text.startswith("run_dir=") for text in args.settings))
 
 
 def report(args: argparse.Namespace) -> None:

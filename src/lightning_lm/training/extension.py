@@ -45,7 +45,7 @@ def to_extend_from(cfg: Config, components: RunComponents, run: Path) -> Path | 
         raise _refusal(run, cfg, "trainer.max_minutes has its rates follow the clock")
     if warmups[0] != warmups[1]:
         raise _refusal(run, cfg, f"its warmup, a share of the run, took {warmups[0]} steps, and now {warmups[1]}")
-    if steps <= 0:
+    if not cfg.scheduler.steady_steps(before):
         raise _refusal(run, cfg, f"with scheduler={cfg.scheduler.name} its rates depend on the end from the start")
     if last is not None and step_of(last) <= steps:
         return last
