@@ -4,8 +4,10 @@ import json
 import shutil
 
 import pytest
+import torch
 from conftest import compose
 from resumable import assert_same, settings
+from safetensors.torch import load_file
 
 from lightning_lm.errors import Refused
 from lightning_lm.run import train
@@ -100,3 +102,24 @@ def test_why_a_run_can_not_end_later(more, wrong, dropping, text, tmp_path):
     with pytest.raises(Refused, match="trainer.max_steps=2: .* holds a run with 3"):
         train(job("constant", dropping, text, run, *short, "trainer.max_steps=2"))
     assert before == {path: path.read_bytes() for path in before}
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_sweeps_finished_job_keeps_its_best_weights(keep, dropping, text, tmp_path):
+    """A job alone, in a folder as a sweep makes it."""
+    (tmp_path / "sweep.json").write_text("{}")
+    more = ["trainer.limit_val_batches=1", "objective.prompts=[]", f"trainer.keep_checkpoints={keep}"]
+    train(job("constant", dropping, text, tmp_path / "0", *more, "trainer.max_steps=3"), run_test=False)
+    folder = tmp_path / "0" / "checkpoints"
+    best = torch.load(folder / "best.ckpt", weights_only=True)
+    assert bool(best["optimizer_states"]) == keep
+    exported = load_file(tmp_path / "0" / "export" / "model.safetensors")
+    assert all(torch.equal(best["state_dict"][f"model.{name}"], tensor) for name, tensor in exported.items())
+    longer = job("constant", dropping, text, tmp_path / "0", *more, "trainer.max_steps=4")
+    if keep:
+        train(longer)
+        assert summary(tmp_path / "0")["steps"] == 4
+    else:
+        assert [path.name for path in folder.iterdir()] == ["best.ckpt"]
+        with pytest.raises(Refused, match="the sweep has not kept the checkpoints"):
+            train(longer)

@@ -46,6 +46,8 @@ class TrainerConfig(Settings):
     val_every_n_steps: int | None = setting(None, COUNT)  # null: once an epoch
     checkpoint_every_n_steps: int | None = setting(200, COUNT)  # besides the one after each validation
     checkpoint_every_n_minutes: float | None = setting(10, positive(", such as 10"), may_change=True)
+    # of a sweep's jobs that have ended: what only serves to go on, such as the optimizer's state
+    keep_checkpoints: bool = setting(False, may_change=True)
     log_every_n_steps: int = setting(10, COUNT)
     patience: int | None = setting(None, COUNT)  # validations without improvement before an early stop
     limit_train_batches: int | None = setting(None, COUNT)  # global batches; the epoch is cut to its first blocks

@@ -6,10 +6,12 @@ of a decay, and the validation after the last step, which may have given the bes
 
 from pathlib import Path
 
+import torch
+
 from lightning_lm.config.schema import Config
 from lightning_lm.constraints import to_steps
 from lightning_lm.errors import Refused, refuse
-from lightning_lm.files import remove
+from lightning_lm.files import remove, replacing
 from lightning_lm.runs.folder import read_json
 from lightning_lm.runs.settings import config_of, later_ends
 from lightning_lm.training.checkpoints import (
@@ -39,6 +41,9 @@ def to_extend_from(cfg: Config, components: RunComponents, run: Path) -> Path | 
     ended = (read_json(run / "summary.json") or {}).get("status") in ("finished", "pruned")
     if last is None and not ended:
         return None
+    if last is None:
+        wrong = "the sweep has not kept the checkpoints of its jobs that have ended; trainer.keep_checkpoints=true does"
+        raise _refusal(run, cfg, wrong)
     steps = min(cfg.scheduler.steady_steps(before), before - 1)
     warmups = [to_steps(cfg.scheduler.warmup, total) for total in (before, components.max_steps)]
     if cfg.trainer.max_minutes is not None:
@@ -47,13 +52,23 @@ def to_extend_from(cfg: Config, components: RunComponents, run: Path) -> Path | 
         raise _refusal(run, cfg, f"its warmup, a share of the run, took {warmups[0]} steps, and now {warmups[1]}")
     if not cfg.scheduler.steady_steps(before):
         raise _refusal(run, cfg, f"with scheduler={cfg.scheduler.name} its rates depend on the end from the start")
-    if last is not None and step_of(last) <= steps:
+    if step_of(last) <= steps and (last.name == LAST or not extend.exists()):  # of a previous one, the best may be lost
         return last
     if not extend.exists():
         raise _refusal(run, cfg, f"no checkpoint of its first {steps} steps, before its end or decay, is left")
     if wrong := damage(extend):
         raise _refusal(run, cfg, f"checkpoints/{EXTEND}: {wrong}")
     return extend
+
+
+def drop_what_goes_on(run: Path) -> None:
+    """Of a run that has ended, remove what only serves to go on; of the best checkpoint, the weights stay."""
+    folder = run / "checkpoints"
+    for name in (LAST, PREVIOUS, EXTEND, EXTEND_BEST):
+        remove(folder / name)
+    best = torch.load(folder / BEST, map_location="cpu", weights_only=True)
+    with replacing(folder / BEST) as scratch:
+        torch.save({**best, "optimizer_states": [], "lr_schedulers": []}, scratch)
 
 
 def _refusal(run: Path, cfg: Config, wrong: str) -> Refused:

@@ -28,7 +28,7 @@ from lightning_lm.runs.summary import show_ledger, times_tested
 from lightning_lm.runs.tracking import finish_wandb
 from lightning_lm.training.checkpoints import BEST, EXTEND, check_best, load_weights, to_go_on_from
 from lightning_lm.training.components import RunComponents, build
-from lightning_lm.training.extension import go_back, to_extend_from
+from lightning_lm.training.extension import drop_what_goes_on, go_back, to_extend_from
 from lightning_lm.training.fsdp import unsharded
 from lightning_lm.training.probe import probe, probed, show_plan
 from lightning_lm.training.trainer import build_callbacks, build_loggers, build_module, build_trainer
@@ -92,6 +92,9 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
         if first:
             _write_summary(run, summary)
         finish_wandb(summary)
+    in_sweep = not run_test and (run.parent / "sweep.json").exists()
+    if first and in_sweep and not cfg.trainer.keep_checkpoints:
+        drop_what_goes_on(run)
     return summary
 
 
