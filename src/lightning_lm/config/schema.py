@@ -34,6 +34,11 @@ AXES: dict[str, dict[str, type]] = {
 }
 
 
+class OnNonfinite(StrEnum):
+    stop = "stop"
+    skip = "skip"
+
+
 @dataclass
 class TrainerConfig(Settings):
     # How long: the first limit that is reached ends the run; none named: 3 epochs.
@@ -43,6 +48,8 @@ class TrainerConfig(Settings):
     max_minutes: float | None = setting(None, positive(""))
     global_batch_size: int = setting(8, COUNT)  # blocks per optimiser step, over all devices
     gradient_clip: float | None = setting(1.0, positive(", or null for no clipping"))  # largest total norm
+    # of a step whose gradients are no numbers; a run that has stopped may go on by skipping
+    on_nonfinite: OnNonfinite = setting(OnNonfinite.stop, may_change=True)
     val_every_n_steps: int | None = setting(None, COUNT)  # null: once an epoch
     checkpoint_every_n_steps: int | None = setting(200, COUNT)  # besides the one after each validation
     checkpoint_every_n_minutes: float | None = setting(10, positive(", such as 10"), may_change=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from lightning_lm.config.schema import AXES, Config, Strategy
+from lightning_lm.config.schema import AXES, Config, OnNonfinite, Strategy
 from lightning_lm.constraints import Settings, is_share_or_steps, unsatisfied, walk
 from lightning_lm.errors import Problem, Refused, nearest
 from lightning_lm.logs import CREDENTIALS
@@ -24,7 +24,7 @@ def problems(cfg: Config) -> list[Problem]:
     parts: list[Settings] = [cfg.model, cfg.data, cfg.objective, cfg.optimizer, cfg.scheduler, *cfg.callbacks.values()]
     common = (part.problems() for part in (cfg.hardware, cfg.logger, cfg.trainer))
     of_axes = (part.problems() for part in parts)
-    crossing = (vocabulary(cfg), schedule(cfg), callbacks(cfg), batch(cfg))
+    crossing = (vocabulary(cfg), schedule(cfg), callbacks(cfg), batch(cfg), nonfinite(cfg))
     return list(chain(unsatisfied(cfg), names(cfg), *common, folders(cfg), secrets(cfg), *of_axes, *crossing))
 
 
@@ -87,6 +87,16 @@ def callbacks(cfg: Config) -> Iterator[Problem]:
             if not part.sharded:
                 wrong = "it needs the whole model, of which under hardware.strategy=fsdp each device has a share"
                 yield Problem("callbacks", name, wrong, "leave it out, or give hardware.strategy=ddp")
+
+
+def nonfinite(cfg: Config) -> Iterator[Problem]:
+    if cfg.trainer.on_nonfinite is OnNonfinite.skip:
+        if cfg.hardware.precision == "16-mixed":
+            wrong = "under hardware.precision=16-mixed the scaling of the loss does that already"
+            yield Problem("trainer.on_nonfinite", "skip", wrong, "leave it out, or give bf16-mixed")
+        if cfg.hardware.strategy is Strategy.fsdp:
+            remedy = "leave it out, or give hardware.strategy=ddp"
+            yield Problem("trainer.on_nonfinite", "skip", "not tried with hardware.strategy=fsdp", remedy)
 
 
 def batch(cfg: Config) -> Iterator[Problem]:

@@ -15,7 +15,7 @@ from lightning_lm.data.batches import EVALUATION, Batches, Collator, Positions
 from lightning_lm.data.cache import DEFAULT_CACHE
 from lightning_lm.data.corpora.corpus import Corpus
 from lightning_lm.data.token_stream import TokenStream, tokenize
-from lightning_lm.data.windows import BatchPlan, Windows
+from lightning_lm.data.windows import BatchPlan, Windows, order
 from lightning_lm.errors import refuse
 
 log = logging.getLogger(__name__)
@@ -124,6 +124,12 @@ class TextDataModule(L.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader:
         return self._loader("test")
+
+    def blocks_of(self, step: int) -> np.ndarray:
+        """The numbers of the blocks of the training text that an optimiser step, counted from 1, has used."""
+        plan = self.plan("train")
+        epoch, place = divmod(step - 1, plan.steps)
+        return order(plan.samples, self.seed, epoch)[plan.of_step(place)]
 
     def first_training_batch(self, world_size: int) -> dict[str, torch.Tensor]:
         """The first micro batch of the first of so many ranks."""

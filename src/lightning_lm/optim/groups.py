@@ -53,6 +53,21 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, *, fused: bool = 
     return optimizers[0] if len(optimizers) == 1 else CombinedOptimizer(optimizers)
 
 
+def update_unless(nonfinite: torch.Tensor, optimizer: Optimizer) -> None:
+    """Have the optimizer's next update change neither weights nor state if ``nonfinite``, a bool on their device.
+
+    torch's fused optimizers decide there, as for its GradScaler. Others pass over parameters without a gradient, and to
+    tell whether these lose theirs, the host waits for the device.
+    """
+    for member in getattr(optimizer, "members", [optimizer]):
+        if member.defaults.get("fused"):
+            member.found_inf = nonfinite.float()
+        elif nonfinite:
+            for group in member.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
+
+
 class CombinedOptimizer(Optimizer):
     """Several optimizers over disjoint parameters, seen by Lightning and by a scheduler as one.
 

@@ -30,6 +30,7 @@ from lightning_lm.training.checkpoints import BEST, EXTEND, check_best, load_wei
 from lightning_lm.training.components import RunComponents, build
 from lightning_lm.training.extension import drop_what_goes_on, go_back, to_extend_from
 from lightning_lm.training.fsdp import unsharded
+from lightning_lm.training.nonfinite import NonFinite
 from lightning_lm.training.probe import probe, probed, show_plan
 from lightning_lm.training.trainer import build_callbacks, build_loggers, build_module, build_trainer
 
@@ -142,6 +143,7 @@ def _train_and_score(
         "seconds": telemetry.seconds,
         "steps": steps,
         "best_step": best_state["global_step"],
+        "skipped_steps": sum(len(part.skipped) for part in callbacks.all if isinstance(part, NonFinite)),
         "parameters": components.model.num_parameters(),
         "world_size": trainer.world_size,
         "status": "pruned" if pruned else "finished",

@@ -13,7 +13,7 @@ from lightning_lm.models.activations import recomputed
 from lightning_lm.models.loss import labelled_nll
 from lightning_lm.models.output_head import find_head
 from lightning_lm.objectives.objective import Objective
-from lightning_lm.optim.groups import build_optimizer
+from lightning_lm.optim.groups import build_optimizer, update_unless
 from lightning_lm.optim.schema import AdamWConfig, SchedulerConfig, build_scheduler
 from lightning_lm.training.metrics import TokenNLL
 
@@ -23,7 +23,8 @@ class LanguageModel(L.LightningModule):
 
     ``model`` is of the objective's Auto class. ``configure`` makes the optimizer and its scheduler for a model, once it
     is on its device; None: AdamW with the defaults of ``optimizer=adamw`` and a constant rate. With
-    ``compiled``, torch.compile joins what happens to the logits.
+    ``compiled``, torch.compile joins what happens to the logits. With ``skips``, a step whose gradients are no numbers
+    changes neither weights nor optimizer.
     """
 
     def __init__(
@@ -32,11 +33,13 @@ class LanguageModel(L.LightningModule):
         objective: Objective,
         configure: Callable[[nn.Module], tuple[Optimizer, LRScheduler]] | None = None,
         compiled: bool = False,
+        skips: bool = False,
     ):
         super().__init__()
         self.model = model.train()  # from_pretrained leaves it in eval mode, without dropout
         self.head = find_head(model, compiled)
         self.objective = objective
+        self.skips = skips
         self.configure = configure or _configure_adamw
         self.train_nll = TokenNLL()
         self.eval_nll = TokenNLL()
@@ -50,13 +53,17 @@ class LanguageModel(L.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         with nullcontext() if self.head.compiled else recomputed(self.model):
             sums = labelled_nll(self.model, self.head, batch)
-        self.train_nll.update(sums.nll.detach(), sums.tokens)
+        nll = sums.nll.detach()
+        counts = torch.isfinite(nll) if self.skips else 1
+        self.train_nll.update(torch.where(counts, nll, 0) if self.skips else nll, sums.tokens * counts)
         # Ranks' gradients will be averaged and micro batches' losses divided by their number: both are undone here.
         return sums.nll / batch["num_labels"] * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self.gradient_norm = nn.utils.get_total_norm([p.grad for p in parameters])
+        if self.skips:
+            update_unless(~torch.isfinite(self.gradient_norm), optimizer)
         if gradient_clip_val is not None:
             nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.gradient_norm)
 

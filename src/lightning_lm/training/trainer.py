@@ -24,6 +24,7 @@ from lightning_lm.training.components import PROFILED_STEPS, RunComponents, acce
 from lightning_lm.training.control import Budget, KeepFreedMemory, StepSeed
 from lightning_lm.training.fsdp import ShardedLanguageModel, ShardedStrategy
 from lightning_lm.training.module import LanguageModel
+from lightning_lm.training.nonfinite import NonFinite
 from lightning_lm.training.progress import Progress
 from lightning_lm.training.samples import PromptSamples
 from lightning_lm.training.telemetry import Telemetry
@@ -47,6 +48,9 @@ def build_callbacks(cfg: Config, components: RunComponents, run: Path) -> Callba
     telemetry = Telemetry(components.data.plan("train"), cfg.data.block_size, trainer.log_every_n_steps)
     budget = Budget(telemetry, components.max_steps, trainer.max_minutes)
     callbacks: list[L.Callback] = [StepSeed(cfg.seed), budget, telemetry, Progress(telemetry, budget)]
+    if cfg.hardware.precision != "16-mixed":  # there, gradients without numbers are part of scaling the loss
+        nonfinite = NonFinite(components.data, trainer.on_nonfinite == "skip", trainer.log_every_n_steps)
+        callbacks.insert(2, nonfinite)  # before Telemetry, which would tell less of it
     callbacks.append(PromptSamples(run, components.tokenizer, cfg.seed))
     callbacks += [part.build() for part in cfg.callbacks.values()]
     if trainer.patience is not None:
@@ -76,7 +80,8 @@ def build_module(cfg: Config, components: RunComponents, budget: Budget) -> Lang
         return optimizer, build_scheduler(optimizer, cfg.scheduler, total_steps, progress)
 
     kind = ShardedLanguageModel if cfg.hardware.strategy == "fsdp" else LanguageModel
-    return kind(components.model, components.objective, configure, cfg.hardware.compile)
+    skips = cfg.trainer.on_nonfinite == "skip"
+    return kind(components.model, components.objective, configure, cfg.hardware.compile, skips)
 
 
 def build_loggers(cfg: Config, run: Path, run_id: str) -> list[Any]:
