@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -27,6 +28,7 @@ from lightning_lm.runs.settings import is_done
 log = logging.getLogger(__name__)
 
 
+TIMED_OUT = re.compile(r"Timed out waiting|timed out|[Tt]imeout\(ms\)")  # what gloo and NCCL say of a wait
 PRELOADED = ["lightning_lm.training.trainer", "lightning_lm.runs.export", "lightning_lm.runs.plots", "wandb"]
 
 
@@ -36,7 +38,8 @@ def start(job: Config, named: bool, run_test: bool = True) -> float:
     ``named`` tells whether the user has named the run folder; the default has the time in it. Raises what ``run_job``
     raises; of a node's processes one tells its refusal and the others only exit with 2.
     """
-    several = job.hardware.devices * job.hardware.nodes > 1 or job.hardware.strategy is Strategy.fsdp
+    hardware = job.hardware
+    several = hardware.devices * hardware.nodes > 1 or hardware.strategy is Strategy.fsdp or hardware.restarts > 0
     processes = launched(os.environ)
     check(job)  # before there is a folder
     try:
@@ -68,6 +71,9 @@ def check_launched(job: Config, processes: int, named: bool) -> None:
     if devices * nodes != processes:
         wrong = f"with hardware.nodes={nodes} that makes {devices * nodes} processes, but {processes} were started"
         problems.append(Problem("hardware.devices", devices, wrong, "give torchrun or srun the same numbers"))
+    if job.hardware.restarts:
+        remedy = "give --max-restarts to torchrun, or --requeue to sbatch"
+        problems.append(Problem("hardware.restarts", job.hardware.restarts, "others start these processes", remedy))
     if not named:
         wrong = "each process would take another time for its name"
         problems.append(Problem("run_dir", job.run_dir, wrong, "name it: run_dir=outputs/NAME, the same on all nodes"))
@@ -79,14 +85,15 @@ def run_job(job: Config, run_test: bool = True) -> float:
     """Train in child processes, one per device, and leave this one as it was.
 
     They are forked from a server that has imported torch and transformers but computed nothing: a fork of a process
-    whose OpenMP or CUDA has started hangs or fails. torch's elastic agent starts and watches them.
+    whose OpenMP or CUDA has started hangs or fails. torch's elastic agent starts and watches them. Those that died are
+    started again from the last checkpoint, ``hardware.restarts`` times; the agent would do so after a refusal, too.
 
     Returns:
         The best validation loss in nats per token.
 
     Raises:
         Refused: by one of the processes, or before there are any.
-        Died: a process ended with an error; it is on the console and in the folder's ``train.log``.
+        Died: a process ended with an error, or hung; it is on the console and in the folder's ``train.log``.
         SystemExit: 128 + the number of the signal that interrupted the job.
     """
     check(job)
@@ -98,6 +105,15 @@ def run_job(job: Config, run_test: bool = True) -> float:
         return train(job, run_test=run_test)  # only tells the figures
     with logging_to(run / "train.log"):
         tell_of_imports()
+    for left in range(job.hardware.restarts - 1, -1, -1):
+        try:
+            return _run_once(job, run, run_test)
+        except Died as died:
+            _tell(run, f"{died}; the run goes on from its last checkpoint, {left} further restart(s) are left")
+    return _run_once(job, run, run_test)
+
+
+def _run_once(job: Config, run: Path, run_test: bool) -> float:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -127,7 +143,7 @@ def run_job(job: Config, run_test: bool = True) -> float:
     except SignalException as error:
         raise SystemExit(128 + error.sigval) from None
     except ChildFailedError as error:
-        raise _cause(run, errors, *error.get_first_failure()) from None
+        raise _cause(job, run, errors, *error.get_first_failure()) from None
 
 
 def _rank(job: Config, run_test: bool, errors: SimpleQueue, place: tuple[str, dict[str, str], list[str], int]) -> float:
@@ -161,8 +177,8 @@ def _end_with(parent: int) -> None:
         time.sleep(2)
 
 
-def _cause(run: Path, errors: SimpleQueue, rank: int, failure: Any) -> BaseException:
-    """What ended the job: a refusal, an interrupt, or a rank's death, which is told."""
+def _cause(job: Config, run: Path, errors: SimpleQueue, rank: int, failure: Any) -> BaseException:
+    """What ended the job: a refusal, an interrupt, or that a rank died or hangs, which is told."""
     code = failure.exitcode
     if code - 128 in SIGNALS:
         return SystemExit(code)
@@ -170,18 +186,31 @@ def _cause(run: Path, errors: SimpleQueue, rank: int, failure: Any) -> BaseExcep
         sys.stderr.write("\n")  # below the bar of a rank that had no time to end it
     if code < 0:
         message = f"rank {rank} (pid {failure.pid}) was killed by {signal.Signals(-code).name}"
-        with logging_to(run / "train.log") as keep:
-            if run.exists():
-                keep()
-            log.error("%s", message)
+        _tell(run, message)
         return Died(message, 128 - code)
     if errors.empty():  # it ended before _rank began
         return Died(f"rank {rank} did not start", code)
     rank, reason = errors.get()
     if isinstance(reason, Refused):
         return reason
+    if TIMED_OUT.search(reason):
+        waiting = {rank}
+        while not errors.empty():
+            waiting.add(errors.get()[0])
+        hanging = ", ".join(str(other) for other in range(job.hardware.devices) if other not in waiting)
+        waited = f"the others waited {job.hardware.hang_timeout:g} s for it (hardware.hang_timeout)"
+        _tell(run, message := f"rank {hanging} hangs: {waited}")
+        return Died(message, code)
     sys.stderr.write(f"rank {rank}: {reason}")
     return Died(f"rank {rank} failed", code)
+
+
+def _tell(run: Path, message: str) -> None:
+    """On the console and, where there is a run folder, in its log, which no process of the job writes now."""
+    with logging_to(run / "train.log") as keep:
+        if run.exists():
+            keep()
+        log.error("%s", message)
 
 
 @contextmanager

@@ -129,7 +129,7 @@ def test_the_number_of_devices_changes_no_figure(objective, more, trained):
 
 
 def dying(*arguments):
-    """What a rank does in the place of ``_rank``: at a step, one of them dies, or interrupts the whole job."""
+    """What a rank does in the place of ``_rank``: at a step, one of them dies, hangs, or interrupts the whole job."""
     environ = arguments[-1][1]  # of the process that called run_job
     rank, step, how = environ["DIES"].split()
     original = Budget.on_train_batch_end
@@ -139,6 +139,8 @@ def dying(*arguments):
         if trainer.global_step == int(step):
             if how == "raises":
                 raise RuntimeError("the disk is full")
+            if how == "HANGS":
+                time.sleep(600)
             os.kill(int(environ["AGENT"]) if how == "INTERRUPTS" else os.getpid(), SIGNALS[how])
 
     if os.environ["RANK"] == rank:
@@ -171,6 +173,15 @@ def test_a_rank_that_dies_ends_the_job_and_is_told(how, tiny_gpt2, text, tmp_pat
     assert console.count(told) == 1 and "Connection" not in console
     assert told in (tmp_path / "run" / "train.log").read_text()
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
+    assert forked() == []
+
+
+def test_a_rank_that_hangs_is_named(tiny_gpt2, text, tmp_path, monkeypatch, capfd):
+    job = compose(*settings(tiny_gpt2, text, tmp_path / "run", "hardware.devices=2", "hardware.hang_timeout=20"))
+    died = cut_off(monkeypatch, job, 1, 5, "HANGS")
+    told = "rank 1 hangs: the others waited 20 s for it (hardware.hang_timeout)"
+    assert (str(died), died.code) == (told, 1)
+    assert capfd.readouterr().err.count(told) == (tmp_path / "run" / "train.log").read_text().count(told) == 1
     assert forked() == []
 
 

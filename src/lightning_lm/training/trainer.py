@@ -29,7 +29,6 @@ from lightning_lm.training.progress import Progress
 from lightning_lm.training.samples import PromptSamples
 from lightning_lm.training.telemetry import Telemetry
 
-PATIENCE = timedelta(hours=1)  # of a process that waits for the others
 TIMED_STEPS = 10_000  # resolution of a schedule that follows the clock
 
 
@@ -106,12 +105,13 @@ def build_loggers(cfg: Config, run: Path, run_id: str) -> list[Any]:
 
 
 def build_strategy(hardware: HardwareConfig) -> Strategy | str:
-    """How processes share the work; one is slow to prepare its data only as long as the others wait for it."""
+    """How processes share the work, and how long they wait for one of them."""
+    patience = timedelta(seconds=hardware.hang_timeout)
     if hardware.strategy == "auto" and hardware.devices * hardware.nodes == 1:
         return "auto"
     if hardware.strategy == "fsdp":
-        return ShardedStrategy(hardware.devices * hardware.nodes, timeout=PATIENCE)
-    return DDPStrategy(timeout=PATIENCE)
+        return ShardedStrategy(hardware.devices * hardware.nodes, timeout=patience)
+    return DDPStrategy(timeout=patience)
 
 
 def build_trainer(cfg: Config, components: RunComponents, run: Path, callbacks: Callbacks, loggers: list) -> L.Trainer:
