@@ -27,9 +27,8 @@ def train(job: Config, *, run_test: bool = True) -> float:
     """Train, evaluate and export the model that a configuration describes; returns its validation loss, nats per token.
 
     A run folder that was cut off is continued, and so is a finished one that is to end later; else that only tells its
-    figures. With ``run_test`` the test split
-    is scored at the end; a sweep leaves it alone. Raises Refused before anything is spent or written, with all that is
-    wrong; or where the finished run can't be pushed.
+    figures. With ``run_test`` the test split is scored at the end; a sweep leaves it alone. Raises Refused before
+    anything is spent or written, with all that is wrong; or where the finished run can't be pushed.
     """
     check(job)
     run = Path(job.run_dir)

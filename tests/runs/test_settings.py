@@ -53,11 +53,9 @@ def test_what_decides_no_outcome_may_change(tmp_path):
     assert refusals(folder, compose(*BASE, *free, "logger=wandb", "name=x", "data.cache_dir=c")) == []
     assert refusals(folder, compose(*BASE, "hardware.precision=bf16-mixed")) == ["hardware.precision"]
     expected = {"run_dir", "name", "logger", "data.cache_dir", "data.verify", "trainer.push_to_hub"}
-    expected |= {"trainer.checkpoint_every_n_minutes", "trainer.keep_checkpoints"}
-    expected |= {
-        f"hardware.{name}"
-        for name in ("devices", "nodes", "strategy", "micro_batch_size", "num_workers", "hang_timeout", "restarts")
-    }
+    expected |= {f"trainer.{name}" for name in ("checkpoint_every_n_minutes", "keep_checkpoints", "on_nonfinite")}
+    expected |= {"hardware.hang_timeout", "hardware.restarts"}
+    expected |= {f"hardware.{name}" for name in ("devices", "nodes", "strategy", "micro_batch_size", "num_workers")}
     expected |= {f"logger.{name}" for name in ("name", "project", "entity", "group", "tags", "require_online")}
     assert may_change() == expected
 

@@ -10,6 +10,7 @@ from resumable import assert_same, settings
 from safetensors.torch import load_file
 
 from lightning_lm.errors import Refused
+from lightning_lm.logs import JOB
 from lightning_lm.run import train
 from lightning_lm.training.checkpoints import EXTEND, step_of
 from lightning_lm.training.telemetry import Telemetry
@@ -105,9 +106,9 @@ def test_why_a_run_can_not_end_later(more, wrong, dropping, text, tmp_path):
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_a_sweeps_finished_job_keeps_its_best_weights(keep, dropping, text, tmp_path):
-    """A job alone, in a folder as a sweep makes it."""
-    (tmp_path / "sweep.json").write_text("{}")
+def test_a_sweeps_finished_job_keeps_its_best_weights(keep, dropping, text, tmp_path, monkeypatch):
+    """A job alone, in the environment that a sweep gives it."""
+    monkeypatch.setenv(JOB, "0")
     more = ["trainer.limit_val_batches=1", "objective.prompts=[]", f"trainer.keep_checkpoints={keep}"]
     train(job("constant", dropping, text, tmp_path / "0", *more, "trainer.max_steps=3"), run_test=False)
     folder = tmp_path / "0" / "checkpoints"

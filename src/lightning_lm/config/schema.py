@@ -94,9 +94,8 @@ class HardwareConfig(Settings):
         None, COUNT, may_change=True
     )  # blocks per device and pass; null: all of them
     num_workers: int = setting(0, at_least(0), may_change=True)
-    hang_timeout: float = setting(
-        600, positive(", such as 600"), may_change=True
-    )  # seconds that ranks wait for another
+    # how long ranks wait for another, in seconds
+    hang_timeout: float = setting(600, positive(", such as 600"), may_change=True)
     restarts: int = setting(0, at_least(0), may_change=True)  # how often processes that died are started again
     gradient_checkpointing: bool = False
 

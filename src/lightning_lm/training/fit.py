@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from lightning_lm.errors import Diverged, refuse
 from lightning_lm.faults import innermost
 from lightning_lm.files import remove_scratch
 from lightning_lm.interrupts import interrupts
-from lightning_lm.logs import CREDENTIALS, rank
+from lightning_lm.logs import CREDENTIALS, JOB, rank
 from lightning_lm.optim.groups import describe
 from lightning_lm.runs import plots
 from lightning_lm.runs.export import export
@@ -93,8 +94,7 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
         if first:
             _write_summary(run, summary)
         finish_wandb(summary)
-    in_sweep = not run_test and (run.parent / "sweep.json").exists()
-    if first and in_sweep and not cfg.trainer.keep_checkpoints:
+    if first and JOB in os.environ and not cfg.trainer.keep_checkpoints:
         drop_what_goes_on(run)
     return summary
 
