@@ -11,8 +11,11 @@ import torch
 
 from lightning_lm.certainty.pairs import FEWEST_DOCUMENTS, over_documents
 from lightning_lm.data.corpora.corpus import Corpus
-from lightning_lm.data.documents import Documents
+from lightning_lm.data.documents import Documents, documents
 from lightning_lm.errors import refuse
+from lightning_lm.evaluation.protocol import protocol
+from lightning_lm.evaluation.result import Evaluation
+from lightning_lm.evaluation.subject import Subject
 from lightning_lm.models.loss import labelled_nll
 from lightning_lm.models.output_head import find_head
 from lightning_lm.training.metrics import exp
@@ -54,6 +57,25 @@ DETOKENIZING = (
     (r" N ", " 1 "),
     (r" 's", "'s"),
 )
+
+
+def score_by_page(subject: Subject, block_size: int | None) -> Evaluation:
+    """The figures of a subject; windows are as long as the model allows, or as ``block_size``.
+
+    Raises:
+        Refused: the model isn't causal, its tokenizer has no token to begin with, or windows are too long for it.
+    """
+    model, tokenizer, objective = subject.opened.model, subject.opened.tokenizer, subject.opened.objective
+    if objective.facts.kind != "causal":
+        raise refuse("--as", "lm-eval", "it scores causal models alone", "leave it out")
+    limit = getattr(model.config, "max_position_embeddings", None) or DEFAULT_LENGTH
+    length = block_size or limit
+    if length > limit:
+        raise refuse("--block-size", length, f"the model has only {limit} positions", "lower it")
+    text, windows = documents(subject.corpus, subject.key, fewest=1), {"block_size": length, "stride": length}
+    figures, intervals = score_pages(model, tokenizer, pages(subject.corpus, subject.key, text), length)
+    how = protocol(text, subject.text.separator, tokenizer, objective, **windows) | PROTOCOL
+    return subject.evaluation(**windows, figures=figures, labels=LABELS, intervals=intervals, unit="page", protocol=how)
 
 
 def detokenized(page: str) -> str:

@@ -8,10 +8,17 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from lightning_lm.data.batches import Batches, Positions
-from lightning_lm.data.token_stream import TokenStream
+from lightning_lm.data.documents import documents
+from lightning_lm.data.token_stream import TokenStream, tokenize
 from lightning_lm.data.windows import BatchPlan, Windows
 from lightning_lm.errors import refuse
+from lightning_lm.evaluation.intervals import intervals
+from lightning_lm.evaluation.nll import token_losses
+from lightning_lm.evaluation.protocol import protocol, separators_scored
+from lightning_lm.evaluation.result import Evaluation
+from lightning_lm.evaluation.subject import Subject
 from lightning_lm.figures import labels as figure_labels
+from lightning_lm.models.loading import positions
 from lightning_lm.models.loss import labelled_nll
 from lightning_lm.models.output_head import find_head
 from lightning_lm.objectives.facts import ObjectiveFacts
@@ -20,6 +27,42 @@ from lightning_lm.training.metrics import TokenNLL
 
 TOKENS_PER_BATCH = 4096  # where no batch size is given
 SIZES = {"tokens": "tokens scored", "words": "words and line ends", "bytes": "bytes"}  # of the text, for people
+
+
+def score_by_token(subject: Subject, block_size: int | None, stride: int | None, batch_size: int | None) -> Evaluation:
+    """Our own figures, with their intervals; the arguments are those of ``evaluate``.
+
+    Raises:
+        Refused: windows that don't suit the model, or a text that has nothing to score.
+    """
+    model, tokenizer, objective = subject.opened.model, subject.opened.tokenizer, subject.opened.objective
+    limit = positions(model)
+    block_size = block_size or (subject.run.data.block_size if subject.run else min(limit or 1024, 1024))
+    if limit is not None and block_size > limit:
+        raise refuse("--block-size", block_size, f"the model has only {limit} positions", "lower it")
+    windows = {"block_size": block_size, "stride": check_windows(objective, block_size, stride)}
+    stream = tokenize(
+        subject.corpus,
+        subject.key,
+        tokenizer,
+        separator=subject.text.separator,
+        word_starts=objective.needs_word_starts,
+        cache_dir=subject.text.cache,
+    )
+    nll = np.full(len(stream.tokens), np.nan)
+    figures = score(model, tokenizer, objective, stream, **windows, batch_size=batch_size, nll_of=nll)
+    text = documents(subject.corpus, subject.key)
+    how = protocol(text, subject.text.separator, tokenizer, objective, **windows)
+    return subject.evaluation(
+        **windows,
+        figures=figures,
+        labels=labels(objective.facts),
+        intervals=intervals(stream, text, nll, objective.text_metrics),
+        unit=text.unit,
+        protocol=how,
+        separators=separators_scored(stream, nll, tokenizer),
+        token_losses=token_losses(stream, text, nll, tokenizer, how),
+    )
 
 
 def check_windows(objective: Objective, block_size: int, stride: int | None) -> int:

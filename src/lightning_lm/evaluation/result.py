@@ -1,0 +1,67 @@
+"""What an evaluation found, for people and as JSON."""
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning_lm.evaluation.protocol import as_line, short_hash
+
+
+@dataclass
+class Evaluation:
+    """Figures of a model on a text; each of ``figures`` is an attribute, too: ``evaluation.perplexity``."""
+
+    model: str
+    objective: str
+    data: str | None
+    split: str
+    block_size: int
+    stride: int
+    figures: dict[str, float]
+    labels: dict[str, str]  # name of a figure → label, for people
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # of figures; none on a short text
+    unit: str = "document"  # over which the intervals are: document or block
+    protocol: dict[str, Any] = field(default_factory=dict)
+    made_with: dict[str, Any] = field(default_factory=dict)
+    separators: int = 0  # of the scored tokens
+    token_losses: Any = None
+
+    def __getattr__(self, name: str) -> float:
+        try:
+            return self.__dict__["figures"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __str__(self) -> str:
+        shown = {label: self.figures[name] for name, label in self.labels.items() if name in self.figures}
+        text = self.data or "the run's own data"
+        head = (
+            f"{self.model} on {text}, {self.split}: windows of {self.block_size} tokens that advance by {self.stride}"
+        )
+        of_labels = {self.labels[name]: bounds for name, bounds in self.intervals.items()}
+        rows = []
+        for label, x in shown.items():
+            low_high = " to ".join(f"{bound:.4f}" for bound in of_labels.get(label, ()))
+            rows.append(f"{label:<26}{x:>16{',' if isinstance(x, int) else '.4f'}}" + f"   {low_high}" * bool(low_high))
+        notes = [f"95 % intervals over {self.unit}s of this text, for this model"] if self.intervals else []
+        notes += [f"of the tokens scored, {self.separators:,} are separators"] if self.separators else []
+        notes += [as_line(self.protocol)] if self.protocol else []
+        return "\n".join([head, *rows, *notes])
+
+    def as_json(self) -> str:
+        """Standard JSON, which has no word for infinity: null stands for it."""
+        names = ("model", "objective", "data", "split", "block_size", "stride")
+        facts: dict[str, Any] = {name: getattr(self, name) for name in names} | self.figures
+        facts |= {"intervals": self.intervals, "interval_unit": self.unit, "separators": self.separators}
+        facts |= {"protocol": self.protocol, "protocol_hash": short_hash(self.protocol), "made_with": self.made_with}
+        return json.dumps(_finite(facts), indent=2, ensure_ascii=False)
+
+
+def _finite(value: Any) -> Any:
+    """The same for JSON, which has no word for infinity."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,56 @@
+"""A model and a text by their names, at hand to be scored."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_lm.config.schema import Config
+from lightning_lm.data.corpora.corpus import Corpus
+from lightning_lm.data.schema import DataConfig, TextDataConfig
+from lightning_lm.errors import Refused, nearest, refuse
+from lightning_lm.evaluation.protocol import made_with
+from lightning_lm.evaluation.result import Evaluation
+from lightning_lm.inference.sources import OpenedModel, as_typed, data_config, locate, open_model
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is scored, and what it was called."""
+
+    model: str
+    place: str  # the model's folder, or its id on the Hub
+    run: Config | None  # where the model is a run's
+    opened: OpenedModel
+    data: str | None
+    split: str
+    text: DataConfig
+    corpus: Corpus
+    key: str  # the corpus's name for the split
+
+    def evaluation(self, **found: Any) -> Evaluation:
+        """The result that has these parts."""
+        names = self.model, self.opened.objective.facts.name, self.data, self.split
+        return Evaluation(*names, made_with=made_with(self.opened.model, self.place), **found)
+
+
+@contextmanager
+def opened_subject(
+    model: str, data: str | None, split: str, objective: str | None, **text_options: str | None
+) -> Iterator[Subject]:
+    """Within it, too, what is refused is told to someone who typed arguments; they are those of ``evaluate``.
+
+    Raises:
+        Refused: there is no such model or text.
+    """
+    place, run = locate(model)
+    text = data_config(data, split, run and run.data, **text_options)
+    opened = open_model(model, objective, strict=False, dataset=text.dataset)
+    key = "train" if data and isinstance(text, TextDataConfig) else split  # of local files any name serves
+    try:
+        corpus = text.build()
+        if key not in corpus.keys:
+            raise refuse("--split", key, "the data has no such split", nearest(key, list(corpus.keys)))
+        yield Subject(model, place, run, opened, data, split, text, corpus, key)
+    except Refused as error:
+        raise (as_typed(error, key) if data else error) from None
