@@ -15,8 +15,10 @@ from filelock import FileLock
 from run_folders import write_run
 
 from lightning_lm import cli
+from lightning_lm.report.certainty import AveragingTime, Verdict
 from lightning_lm.report.comparison import cautions, configurations, differing, ranked, winner
 from lightning_lm.report.curves import POINTS, curves, progress, thinned
+from lightning_lm.report.landscape import averaging
 from lightning_lm.report.page import report
 from lightning_lm.report.runs import collect
 from lightning_lm.report.search_map import cell, search
@@ -271,8 +273,15 @@ def test_a_search_is_a_study_of_means(grid):
         "0 has no logarithm"
     )
     assert {"map", "parallel coordinates", "slices", "history", "contours"} == pictures(
-        collect([grid]), "", None
+        collect([grid]), "", Verdict([])
     ).keys()
+
+
+def test_averaging_times_are_drawn_where_there_are_some():
+    times = [AveragingTime(f"wd {n}", 3.0 + n, steps, None) for n, steps in enumerate((100.0, math.inf, 1000.0, 10.0))]
+    (dots,) = averaging(times, "loss").data
+    assert (dots.x, dots.y) == ((100, 1000, 10), (3, 5, 6)), "without decay nothing is averaged"
+    assert averaging(times[:3], "loss") is None
 
 
 def test_no_peak_is_lost_in_a_thinned_curve():

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from plotly.graph_objects import Figure, Scatter
 
-from lightning_lm.report.certainty import SearchedRegion
+from lightning_lm.report.certainty import AveragingTime, SearchedRegion
 from lightning_lm.report.comparison import Configuration, configurations, differing, levels, short_name
 from lightning_lm.report.runs import Run
 from lightning_lm.report.search_map import scale_of
@@ -85,6 +85,25 @@ def draw_region(figure: Figure, region: SearchedRegion, axes: dict[str, Axis]) -
         star = {"symbol": "star", "size": 14, "color": "#EE6677", "line": {"color": "white", "width": 1}}
         hover = {"hovertemplate": "lowest point of the surface<extra></extra>"}
         figure.add_trace(Scatter(x=x, y=y, mode="markers", marker=star, showlegend=False, **hover))
+
+
+def averaging(times: list[AveragingTime], loss: str) -> Figure | None:
+    """The loss over the steps that AdamW averages over; None where fewer than three configurations have such a time."""
+    timed = [of for of in times if math.isfinite(of.steps)]
+    if len({of.steps for of in timed}) < 3:
+        return None
+    epochs = [f"<br>{of.epochs:.3g} epochs" if of.epochs else "" for of in timed]
+    hover = [f"{of.name}<br>{of.steps:,.0f} steps{of_epochs}" for of, of_epochs in zip(timed, epochs, strict=True)]
+    titles = {"xaxis": {"title": {"text": "steps averaged over, 1/(learning rate × weight decay)"}, "type": "log"}}
+    figure = Figure(layout=titles | {"yaxis": {"title": {"text": loss}}})
+    x, y = [of.steps for of in timed], [of.loss for of in timed]
+    look = {
+        "mode": "markers",
+        "marker": {"size": 9},
+        "text": hover,
+        "hovertemplate": "%{text}<br>%{y:.4f}<extra></extra>",
+    }
+    return figure.add_trace(Scatter(x=x, y=y, **look))
 
 
 def described(c: Configuration) -> str:

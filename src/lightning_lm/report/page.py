@@ -14,7 +14,7 @@ from lightning_lm.config.composition import CONF
 from lightning_lm.errors import refuse
 from lightning_lm.figures import SPLITS, labels
 from lightning_lm.objectives.schema import OBJECTIVES
-from lightning_lm.report.certainty import SearchedRegion, Verdict, verdict
+from lightning_lm.report.certainty import Verdict, verdict
 from lightning_lm.report.comparison import (
     cautions,
     configurations,
@@ -101,7 +101,7 @@ def write_page(runs: list[Run], output: Path, folders: Sequence[Path], refresh: 
     environment.filters |= {"show": show, "setting": short_name, "duration": duration, "mean": mean_and_spread}
     looks, _ = line_styles(runs)
     certainty = verdict(runs) if winner(runs) else Verdict([])
-    shown, data = content(runs), drawn(runs, looks, certainty.region)
+    shown, data = content(runs), drawn(runs, looks, certainty)
     shown |= {
         "looks": looks,
         "verdict": certainty,
@@ -137,7 +137,7 @@ def label(run: Run, names: list[str]) -> str:
     return " ".join([run.name, *(f"{brief_name(name)}={show(run.settings.get(name))}" for name in names)])
 
 
-def drawn(runs: list[Run], looks: dict[str, LineStyle], region: SearchedRegion | None) -> dict[str, Any]:
+def drawn(runs: list[Run], looks: dict[str, LineStyle], certainty: Verdict) -> dict[str, Any]:
     """What the page's script draws and filters by."""
     from lightning_lm.report.curves import FIGURES, OVER, curves
     from lightning_lm.report.study import pictures
@@ -145,7 +145,7 @@ def drawn(runs: list[Run], looks: dict[str, LineStyle], region: SearchedRegion |
     names = differing(runs)
     few = [name for name in names if len(levels(runs, name)) <= FEW]
     best = configurations(runs)[0].runs if winner(runs) else []
-    search = pictures(runs, ranking_label(runs), region)
+    search = pictures(runs, ranking_label(runs), certainty)
     return {
         "runs": [
             {

@@ -9,9 +9,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 from plotly.graph_objects import Figure
 
-from lightning_lm.report.certainty import SearchedRegion
+from lightning_lm.report.certainty import Verdict
 from lightning_lm.report.comparison import comparable, configurations, differing, levels, short_name
-from lightning_lm.report.landscape import landscape
+from lightning_lm.report.landscape import averaging, landscape
 from lightning_lm.report.runs import Run
 from lightning_lm.runs.numbers import is_number
 
@@ -50,8 +50,8 @@ def choice(value: Any) -> Any:
     return value if is_number(value) else str(comparable(value))
 
 
-def pictures(runs: list[Run], loss: str, region: SearchedRegion | None) -> dict[str, Figure]:
-    """Title → picture of the search, all but the map Optuna's own; none where fewer than two are finished."""
+def pictures(runs: list[Run], loss: str, certainty: Verdict) -> dict[str, Figure]:
+    """Title → picture of the search, most of them Optuna's own; none where fewer than two are finished."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna calls some of these experimental
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -59,7 +59,7 @@ def pictures(runs: list[Run], loss: str, region: SearchedRegion | None) -> dict[
         count = len(study.trials)
         if count < 2 or not (names := list(study.trials[0].params)):
             return {}
-        drawn = {} if (plane := landscape(runs, loss, region)) is None else {"map": plane}
+        drawn = {} if (plane := landscape(runs, loss, certainty.region)) is None else {"map": plane}
         drawn |= {
             "parallel coordinates": visualization.plot_parallel_coordinate(study, target_name=loss),
             "slices": visualization.plot_slice(study, target_name=loss),
@@ -67,6 +67,8 @@ def pictures(runs: list[Run], loss: str, region: SearchedRegion | None) -> dict[
         }
         if len(names) > 1:
             drawn["contours"] = visualization.plot_contour(study, params=names[:3], target_name=loss)
+        if (times := averaging(certainty.averaging_times, loss)) is not None:
+            drawn["averaging time"] = times
         if count >= ENOUGH and len(names) > 1:
             from optuna.importance import PedAnovaImportanceEvaluator  # its module takes seconds to load
 
