@@ -32,9 +32,9 @@ def train(job: Config, *, run_test: bool = True) -> float:
     """
     check(job)
     run = Path(job.run_dir)
-    same_settings(run, job)
     places = {"run_dir": run, "data.cache_dir": job.data.cache}
     with logging_to(run / "train.log") as keep_log, told_in_one_line(places):
+        same_settings(run, job)
         summary, repo = read_json(run / "summary.json"), job.trainer.push_to_hub
         if summary is not None and is_done(run, job):
             if repo is not None:

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from lightning_lm.optim.groups import build_optimizer, sort_parameters
-from lightning_lm.optim.muon import CpuMuon, orthogonalise
+from lightning_lm.optim.muon import Muon, layouts, orthogonalise
 from lightning_lm.optim.schema import GroupConfig, MuonConfig, SchedulerConfig, build_scheduler
 
 PLAIN = [GroupConfig(ndim=1, decay=False), GroupConfig()]
@@ -69,19 +69,77 @@ def test_a_parameter_that_no_row_fits_is_an_error():
 
 
 @pytest.mark.parametrize("shape", [(64, 16), (16, 64), (32, 32)])
-def test_muon_in_float32_takes_the_step_of_torchs(shape):
+def test_weights_as_they_are_stored_take_the_steps_of_torchs_muon_in_float32(shape, monkeypatch):
+    """Bit for bit; so did the code before ``layout_aware``."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
     torch.manual_seed(0)
     weights = torch.randn(shape)
     ours, theirs = nn.Parameter(weights.clone()), nn.Parameter(weights.clone())
     settings = {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.95}
-    optimizers = CpuMuon([ours], **settings), torch.optim.Muon([theirs], **settings)
+    optimizers = Muon([ours], {}, **settings), torch.optim.Muon([theirs], **settings)
     for _ in range(5):
         gradient = torch.randn(shape)
         for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):
             parameter.grad = gradient.clone()
             optimizer.step()
-    step = (theirs - weights).norm()
-    assert (ours - theirs).norm() / step < 0.02  # what bfloat16 costs
+    assert torch.equal(ours, theirs)
+    before = build_optimizer(gpt2(), MuonConfig(layout_aware=False))
+    assert not next(member for member in before.members if isinstance(member, Muon)).layouts
+
+
+def test_each_matrix_of_a_layer_takes_the_step_of_its_singular_vectors():
+    """Two steps in float64 by the papers: momentum, U·Vᵀ, a rate that grows with √(fan-out / fan-in) above 1."""
+    layer = gpt2().transformer.h[0]
+    weights = {  # stored [in, out], each with the columns that make one matrix
+        layer.attn.c_attn.weight: [slice(0, 32), slice(32, 64), slice(64, 96)],
+        layer.attn.c_proj.weight: [slice(0, 32)],
+        layer.mlp.c_fc.weight: [slice(0, 128)],
+        layer.mlp.c_proj.weight: [slice(0, 32)],
+    }
+    lr, momentum, decay = 0.02, 0.95, 0.1
+    before = {weight: weight.detach().double() for weight in weights}
+    optimizer = Muon(list(weights), layouts(layer), lr=lr, momentum=momentum, weight_decay=decay)
+    for group in optimizer.param_groups:
+        group["ns_coefficients"], group["ns_steps"] = (15 / 8, -10 / 8, 3 / 8), 40  # these converge to U·Vᵀ itself
+    buffers = {weight: torch.zeros_like(value) for weight, value in before.items()}
+    for step in range(2):
+        torch.manual_seed(step)
+        for weight in weights:
+            weight.grad = torch.randn_like(weight)
+        optimizer.step()
+        for weight, columns in weights.items():
+            gradient, value = weight.grad.double(), before[weight]
+            buffers[weight] = momentum * buffers[weight] + (1 - momentum) * gradient
+            direction = momentum * buffers[weight] + (1 - momentum) * gradient
+            value *= 1 - lr * decay
+            for column in columns:
+                u, _, vh = torch.linalg.svd(direction[:, column], full_matrices=False)
+                fan_in, fan_out = value[:, column].shape
+                value[:, column] -= lr * max(1, fan_out / fan_in) ** 0.5 * (u @ vh)
+    for weight, expected in before.items():
+        torch.testing.assert_close(weight.double(), expected, rtol=0, atol=lr * 1e-4)
+
+
+def test_matrices_of_one_shape_are_orthogonalised_together_as_one_by_one():
+    torch.manual_seed(0)
+    coefficients, matrices = (3.4445, -4.7750, 2.0315), torch.randn(3, 48, 20)
+    one_by_one = torch.stack([orthogonalise(matrix, coefficients, 5) for matrix in matrices])
+    torch.testing.assert_close(orthogonalise(matrices, coefficients, 5), one_by_one)
+
+
+@pytest.mark.parametrize(("kind", "weights"), [("gpt2", 8), ("openai-gpt", 8), ("bert", 0)])
+def test_layouts_hold_the_matrices_that_the_model_multiplies_by(kind, weights):
+    config = AutoConfig.for_model(kind, n_layer=2, num_hidden_layers=2, n_embd=32, n_head=2, add_cross_attention=False)
+    model = AutoModel.from_config(config)
+    table = layouts(model)
+    assert len(table) == weights and sorted({layout.parts for layout in table.values()}) == ([1, 3] if weights else [])
+    for weight, layout in table.items():
+        assert torch.equal(layout.stored(layout.matrices(weight)), weight)
+    for module in model.modules():
+        if hasattr(module, "split_size"):
+            query, *_ = module.c_attn(torch.eye(32)[None]).split(module.split_size, dim=2)
+            by_matrix = table[module.c_attn.weight].matrices(module.c_attn.weight)[0].T
+            torch.testing.assert_close(query[0] - module.c_attn.bias[:32], by_matrix)
 
 
 def test_orthogonalised_matrices_have_singular_values_near_one():

@@ -79,8 +79,12 @@ def test_a_default_that_changes_what_runs_do_says_what_was_before(tmp_path, monk
 
     folder = write(tmp_path / "run", compose(*BASE))
     monkeypatch.setitem(OPTIMIZERS, "adamw", Newer)
-    assert refusals(folder, compose(*BASE)) == ["optimizer.damping"]
-    assert refusals(folder, compose(*BASE, "optimizer.damping=0")) == []
+    assert config_of(folder).optimizer.damping == 0
+    for job in (compose(*BASE), compose(*BASE, "optimizer.damping=0")):
+        assert refusals(folder, job) == [] and job.optimizer.damping == 0
+    assert refusals(folder, compose(*BASE, "optimizer.damping=0.2")) == ["optimizer.damping"]
+    write(folder, job)  # as the run does that goes on
+    assert refusals(folder, compose(*BASE)) == []
 
 
 def test_settings_within_a_callback_and_a_table_have_room_too(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import ROOT, compose
 from resumable import assert_same, settings
 
@@ -79,6 +80,21 @@ def test_resuming_with_other_settings(more, dropping, text, tmp_path, monkeypatc
         cut_off(monkeypatch, BATCH_END, step, job)
     train(job)
     assert_same(tmp_path / "run", reference(*more))
+
+
+def test_a_run_from_before_a_setting_goes_on_as_it_began(dropping, text, tmp_path, monkeypatch, reference):
+    before = {"optimizer": {"layout_aware": False}}
+    old = [f"{axis}.{name}={value}" for axis, part in before.items() for name, value in part.items()]
+    run = tmp_path / "run"
+    cut_off(monkeypatch, BATCH_END, 14, compose(*settings(dropping, text, run, "optimizer=muon", *old)))
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    for axis, part in before.items():
+        for name in part:
+            del saved[axis][name]
+    (run / "config.yaml").write_text(yaml.safe_dump(saved))
+    train(compose(*settings(dropping, text, run, "optimizer=muon")))
+    assert_same(run, reference("optimizer=muon", *old))
+    assert "layout_aware=False: the run began so, and goes on so" in (run / "train.log").read_text()
 
 
 def test_a_finished_run_is_not_trained_again(dropping, text, reference, caplog):

@@ -48,8 +48,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, *, fused: bool = 
             decay = config.weight_decay if row.decay else 0.0
             group = {"params": [parameter for _, parameter in members], "weight_decay": decay}
             groups.setdefault(row.optimizer, []).append(group)
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    optimizers = config.build(groups, on_cpu=on_cpu, fused=fused)
+    optimizers = config.build(groups, model=model, fused=fused)
     return optimizers[0] if len(optimizers) == 1 else CombinedOptimizer(optimizers)
 
 

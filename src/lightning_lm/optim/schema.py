@@ -12,6 +12,7 @@ from lightning_lm.errors import Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LambdaLR
 
@@ -62,11 +63,11 @@ class OptimizerConfig(Settings):
             except re.error as error:
                 yield Problem(f"{name}.pattern", row.pattern, f"no regular expression ({error})", "correct it")
 
-    def build(self, groups: dict[str, list[dict[str, Any]]], *, on_cpu: bool, fused: bool) -> "list[Optimizer]":
+    def build(self, groups: dict[str, list[dict[str, Any]]], *, model: "Module", fused: bool) -> "list[Optimizer]":
         """The optimizers, one for each member that has parameters; the first one's rate is ``lr``.
 
-        ``groups`` has for each member torch's parameter groups, each with its ``weight_decay``. ``on_cpu`` tells where
-        the parameters are, ``fused`` whether torch's fused implementation may be used, where there is one.
+        ``groups`` has for each member torch's parameter groups, each with its ``weight_decay``, of ``model``. ``fused``
+        tells whether torch's fused implementation may be used, where there is one.
         """
         raise NotImplementedError(f"{type(self).__name__} has no build()")
 
@@ -81,7 +82,7 @@ class AdamWConfig(OptimizerConfig):
     groups: list[GroupConfig] = setting([GroupConfig(ndim=1, decay=False), GroupConfig()])
     members: ClassVar[tuple[str, ...]] = ("adamw",)
 
-    def build(self, groups: dict[str, list[dict[str, Any]]], *, on_cpu: bool, fused: bool) -> "list[Optimizer]":
+    def build(self, groups: dict[str, list[dict[str, Any]]], *, model: "Module", fused: bool) -> "list[Optimizer]":
         return self.adamw(groups, self.lr, fused)
 
     def adamw(self, groups: dict[str, list[dict[str, Any]]], lr: float, fused: bool) -> "list[Optimizer]":
@@ -99,6 +100,8 @@ class MuonConfig(AdamWConfig):
     lr: float = setting(0.02, positive(", such as 2e-5"))  # of the matrices
     adamw_lr: float = setting(3e-3, positive(", such as 3e-3"))  # of the rest
     momentum: float = setting(0.95, FACTOR)
+    # Matrices [out, in] as the layers use them, fused q, k and v each by itself; false: weights as they are stored
+    layout_aware: bool = setting(True, before=False)
     groups: list[GroupConfig] = setting(
         [
             GroupConfig(ndim=1, decay=False),
@@ -109,13 +112,11 @@ class MuonConfig(AdamWConfig):
     )
     members = ("adamw", "muon")
 
-    def build(self, groups: dict[str, list[dict[str, Any]]], *, on_cpu: bool, fused: bool) -> "list[Optimizer]":
-        from torch.optim import Muon
+    def build(self, groups: dict[str, list[dict[str, Any]]], *, model: "Module", fused: bool) -> "list[Optimizer]":
+        from lightning_lm.optim.muon import Muon, layouts
 
-        from lightning_lm.optim.muon import CpuMuon
-
-        kind, rows = CpuMuon if on_cpu else Muon, groups.get("muon")
-        first = [kind(rows, lr=self.lr, momentum=self.momentum)] if rows else []
+        rows, table = groups.get("muon"), layouts(model) if self.layout_aware else {}
+        first: list[Optimizer] = [Muon(rows, table, lr=self.lr, momentum=self.momentum)] if rows else []
         return first + self.adamw(groups, self.adamw_lr, fused)
 
 

@@ -1,5 +1,6 @@
 """The settings of a run, as its folder keeps them, and whether a command may go on in the folder."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from lightning_lm.constraints import default_of, walk
 from lightning_lm.errors import Problem, Refused, refuse
 from lightning_lm.runs.folder import LOCK, is_finished, read_json
 
+log = logging.getLogger(__name__)
 UNREADABLE = (YAMLError, OmegaConfBaseException, OSError, ValueError, KeyError, TypeError, AttributeError)
 ANOTHER = "choose another run_dir"
 
@@ -42,7 +44,8 @@ def part_of(run: Path, axis: str) -> Any:
         if option is not None and option not in AXES[axis]:
             raise refuse("run", run, f"it used {axis}={option}, which isn't there now", "check out the run's commit")
         kind = AXES[axis][option] if option else _fitting_class(axis, saved)
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), saved))
+        before = {row.name: row.metadata["before"] for row in fields(kind) if "before" in row.metadata}
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), before, saved))
     except UNREADABLE as error:
         wrong = f"its config.yaml is no run's ({(str(error) or type(error).__name__).splitlines()[0]})"
         raise refuse("run", run, wrong, "name the folder of a run, or of a model") from error
@@ -92,6 +95,9 @@ def config_of(run: Path) -> Config:
 def same_settings(run: Path, config: Config) -> None:
     """Check that a folder's ``config.yaml``, if it has one, asks for the same outcome.
 
+    A setting that has come since the run began, and is left at its default, takes in ``config`` the value that does
+    what the code did then.
+
     Raises:
         Refused: for each setting that differs, unless it only lets the run end later; or the path isn't a folder for
             runs.
@@ -136,7 +142,10 @@ def _changes(run: Path, config: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def _completed(saved: dict[str, Any], config: Any) -> dict[str, Any]:
-    """The saved settings, and of those that have come since, the values that do what the code did before them."""
+    """The saved settings, and of those that have come since, the values that do what the code did before them.
+
+    ``config`` takes these, too, where it has the defaults of today.
+    """
     complete = dict(saved)
     for row in fields(config):
         part = getattr(config, row.name)
@@ -144,6 +153,9 @@ def _completed(saved: dict[str, Any], config: Any) -> dict[str, Any]:
             complete[row.name] = OmegaConf.to_container(OmegaConf.create({"": default_of(row)}), enum_to_str=True)[""]
         else:
             complete[row.name] = _completed_part(saved[row.name], part)
+        if "before" in row.metadata and part == row.default and complete[row.name] == row.metadata["before"]:
+            setattr(config, row.name, row.metadata["before"])
+            log.info("%s=%s: the run began so, and goes on so", row.name, complete[row.name])
     return complete
 
 
