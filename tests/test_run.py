@@ -13,6 +13,7 @@ from tiny import part_of
 
 from lightning_lm.data.batches import Batches
 from lightning_lm.errors import Diverged, Refused
+from lightning_lm.evaluation.scoring import evaluate
 from lightning_lm.run import train
 from lightning_lm.training import components as build
 from lightning_lm.training import telemetry
@@ -127,6 +128,8 @@ def test_what_is_left_behind(tiny_bert, text, tmp_path, caplog):
     assert "val/bits_per_byte" not in summary and "test/perplexity" in summary
     assert "masked-token perplexity" in (folder / "train.log").read_text()
     assert "data.validation is the training text" in (folder / "train.log").read_text()
+    assert summary["test/protocol"]["limit"] == 16 and summary["val/protocol"]["masking"]["probability"] == 0.15
+    assert "test: only the first 16 windows were scored, not the whole text" in (folder / "train.log").read_text()
     for name in ("best", "last"):
         torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
@@ -140,6 +143,17 @@ def test_the_validation_text_is_no_test(tiny_gpt2, text, tmp_path):
     with pytest.raises(Refused, match="^data.test=.*: validation and test are the same text"):
         run(tiny_gpt2, text, tmp_path / "run", *more)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_and_evaluate_measure_in_one_way(tiny_gpt2, text, tmp_path):
+    more = ["data.separator=eos", "trainer.limit_val_batches=null", "trainer.max_steps=1"]
+    summary, _, _ = run(tiny_gpt2, text, tmp_path / "run", *more)
+    again = evaluate(tmp_path / "run", split="validation")
+    assert summary["val/protocol"] == again.protocol
+    assert summary["val/protocol_hash"] == json.loads(again.as_json())["protocol_hash"]
+    rows = [line for line in text.read_text(encoding="utf-8").splitlines() if line.strip()]
+    assert summary["val/separators"] == again.separators == len(rows) - 1
+    assert summary["val/loss"] == pytest.approx(again.loss, rel=1e-6)
 
 
 def test_a_sweeps_job_leaves_the_test_split_alone(tiny_gpt2, text, tmp_path):

@@ -159,6 +159,8 @@ def test_table_and_json():
     assert head == "m on d, test: windows of 8 tokens that advance by 8" and evaluation.tokens == 12345
     assert [line.split()[-1] for line in lines] == ["1.5000", "inf", "12,345"] and len({len(x) for x in lines}) == 1
     assert lines[1].startswith("masked-token perplexity ")
+    evaluation.intervals = {"loss": (1.4512, 1.5487)}
+    assert str(evaluation).splitlines()[1].split()[3:] == ["token)", "1.500", "1.451", "to", "1.549"]
     written = json.loads(evaluation.as_json())
     assert (written["loss"], written["perplexity"], written["tokens"]) == (1.5, None, 12345)
 

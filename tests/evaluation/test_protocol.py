@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from tiny import write_gpt2, write_text
 
-from lightning_lm.evaluation.protocol import short_hash
 from lightning_lm.evaluation.scoring import evaluate
+from lightning_lm.runs.protocol import short_hash
 
 
 @pytest.fixture(scope="module")

@@ -258,8 +258,16 @@ def test_the_card_of_a_masked_model_from_scratch(tmp_path):
     from huggingface_hub import ModelCard
 
     run = describe(tmp_path, "mlm", name_or_path="/home/me/bert", pretrained=False)
+    measured = {"text": "ab" * 16, "tokenizer": "cd" * 16, "separator": "auto", "documents": "one stream"}
+    measured |= {"block_size": 128, "stride": 128, "limit": 40, "first_token": None, "dtype": "float32"}
+    measured |= {"masking": {"probability": 0.15, "whole_word": True, "draws": 1}}
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"test/protocol": measured, "test/separators": 7}))
     card = ModelCard(model_card(run))
     assert card.data.pipeline_tag == "fill-mask" and card.data.base_model is None
     named = [line for line in card.content.splitlines() if "perplexity" in line]
     assert named and all("masked-token" in line for line in named)
     assert "trained from scratch" in card.text and "/home/me" not in card.text
+    assert "Test: only the first 40 windows were scored, not the whole text." in card.text
+    assert "Test: of the tokens scored, 7 are separators." in card.text
+    assert "Test: protocol " in card.text and "15% of the words masked" in card.text

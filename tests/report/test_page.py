@@ -257,6 +257,19 @@ def test_lengths_and_few_batches_are_pointed_out(tmp_path):
     assert winner(runs) is None, "ten steps and 4,000 are no rivals"
 
 
+def test_unlike_protocols_are_pointed_out(tmp_path):
+    like = {"text": "ab" * 16, "tokenizer": "cd" * 16, "separator": "auto", "documents": "one stream", "stride": 127}
+    like |= {"limit": None, "first_token": "not scored", "masking": None, "dtype": "float32"}
+    for n, size in enumerate((128, 128, 256)):
+        measured = {"val/protocol": like | {"block_size": size}, "val/protocol_hash": f"of {size}"}
+        write_run(tmp_path / str(n), f"seed={n}", loss=3.0, **measured)
+    report([tmp_path / "0", tmp_path / "1"], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "validation protocol " in page and "windows of 128 tokens that advance by 127" in page
+    (caution,) = cautions(collect([tmp_path / n for n in "012"]))
+    assert caution.endswith("measured in different ways, and may differ by that: block size 128 or 256.")
+
+
 def test_a_run_at_work_is_running(tmp_path):
     run = write_run(tmp_path / "run", status=None)
     with FileLock(run / LOCK):

@@ -116,6 +116,12 @@ class TextDataModule(L.LightningDataModule):
             ledger[split] = {**stream.counts, **blocks, "key": stream.key}
         return ledger
 
+    def separators_scored(self, split: str) -> int:
+        """How many of the tokens that evaluation scores are special ones, which stand for no text."""
+        plan, special = self.plan(split), self.tokenizer.all_special_ids
+        batches = self._batches(split, plan, rank=0)
+        return sum(int(np.isin(batches[0, n]["labels"], special).sum()) for n in range(plan.steps * plan.accumulate))
+
     def train_dataloader(self) -> DataLoader:
         return self._loader("train")
 

@@ -1,13 +1,12 @@
 """Which document each row of a split belongs to, and what names the text as a whole."""
 
-import hashlib
 import re
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 
-from lightning_lm.data.corpora.corpus import Corpus
+from lightning_lm.data.corpora.corpus import Corpus, TextHash
 
 HEADING = re.compile(r" = [^=](.*[^=])? = \n?")  # of an article of WikiText; those of its sections have more signs
 FEWEST = 10  # documents; where there are fewer, blocks are the better sample of the text
@@ -32,12 +31,10 @@ class Documents:
 
 def documents(corpus: Corpus, split: str, fewest: int = FEWEST) -> Documents:
     """Reads the split's rows once. With fewer than so many documents they are blocks."""
-    digest, sizes, headings, starts = hashlib.sha256(), [], [], []
+    text, sizes, headings, starts = TextHash(), [], [], []
     blank, waiting = True, False  # a heading stands between blank rows
     for row in chain.from_iterable(corpus.rows(split)):
-        encoded = row.encode()
-        digest.update(b"%d " % len(encoded) + encoded)
-        sizes.append(len(encoded))
+        sizes.append(text.add(row))
         starts.append(row.strip()[:SHOWN])
         if waiting and not row.strip():
             headings.append(len(sizes) - 2)
@@ -58,4 +55,4 @@ def documents(corpus: Corpus, split: str, fewest: int = FEWEST) -> Documents:
     first_words = {n: start for n, start in zip(reversed(of_row.tolist()), reversed(starts), strict=True) if start}
     size_of = np.bincount(of_row, bytes_of_row).astype(np.int64)
     beginnings = [first_words.get(number, "") for number in range(len(size_of))]
-    return Documents(of_row, size_of, beginnings, unit, digest.hexdigest()[:32])
+    return Documents(of_row, size_of, beginnings, unit, str(text))

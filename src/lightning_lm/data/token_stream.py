@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from lightning_lm.allocator import imports_uncollected
 from lightning_lm.data.cache import build_once
-from lightning_lm.data.corpora.corpus import Corpus
+from lightning_lm.data.corpora.corpus import Corpus, TextHash
 from lightning_lm.errors import refuse
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class TokenStream:
     bytes: np.ndarray  # [rows] int64, cumulative: bytes of UTF-8
     counts: dict[str, int]
     key: str  # names the cache entry
+    text: str | None = None  # a hash of all rows; None where an older version cached them
 
 
 def tokenize(
@@ -70,7 +71,8 @@ def tokenize(
     def build(temporary: Path) -> None:
         log.info("tokenizing %s of %s", split, corpus.source)
         special = separator == "auto"
-        batches = _encoded(corpus.rows(split), tokenizer, special, word_starts)
+        text = TextHash()
+        batches = _encoded(_hashed(corpus.rows(split), text), tokenizer, special, word_starts)
         added = tokenizer.num_special_tokens_to_add() if special else 0
         dtype = np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.uint32
         bar = tqdm(desc=f"tokenizing {split}", unit="B", unit_scale=True, leave=False, disable=None)
@@ -80,6 +82,7 @@ def tokenize(
         if not rows["tokens"].any():
             raise refuse(f"data.{split}", corpus.source, "there is no text in this split", "give it some")
         _store(temporary, rows, dtype, word_starts)
+        (temporary / "text").write_text(str(text))
 
     build_once(folder, build)
     return _open(folder, key)
@@ -96,6 +99,13 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
         state = [type(tokenizer).__name__, tokenizer.get_vocab(), switches]
     parts = [state, tokenizer.special_tokens_map, getattr(tokenizer, "split_special_tokens", False)]
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]
+
+
+def _hashed(batches: Iterator[list[str]], text: TextHash) -> Iterator[list[str]]:
+    for rows in batches:
+        for row in rows:
+            text.add(row)
+        yield rows
 
 
 def _end_token(tokenizer: Any) -> int:
@@ -226,4 +236,5 @@ def _open(folder: Path, key: str) -> TokenStream:
     for name in ("tokens", "rows"):
         batch = pa.ipc.open_file(pa.memory_map(str(folder / f"{name}.arrow"))).get_batch(0)
         arrays |= {name: _numpy(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
-    return TokenStream(**arrays, counts=json.loads((folder / "counts.json").read_text()), key=key)
+    counts, text = json.loads((folder / "counts.json").read_text()), folder / "text"
+    return TokenStream(**arrays, counts=counts, key=key, text=text.read_text() if text.exists() else None)

@@ -11,6 +11,7 @@ from lightning_lm.certainty.pairs import FEWEST_DOCUMENTS, Estimate, over_docume
 from lightning_lm.errors import refuse
 from lightning_lm.evaluation.nll import TokenLosses, read_token_losses
 from lightning_lm.evaluation.scoring import evaluate
+from lightning_lm.runs.protocol import differing
 
 MOST_SHOWN = 3  # documents for each side
 
@@ -92,9 +93,8 @@ def _losses(name: str, data: str | None, split: str) -> TokenLosses:
 
 def _cautions(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     """What differs in how they were scored and can move the figures."""
-    names = [name for name in first if name not in ("text", "tokenizer", "objective")]
-    differing = [name for name in names if first[name] != second.get(name)]
-    told = [f"{name.replace('_', ' ')} {first[name]} for A, {second.get(name)} for B" for name in differing]
+    unlike = {name: pair for name, pair in differing([first, second]).items() if name != "tokenizer"}
+    told = [f"{name.replace('_', ' ')} {a} for A, {b} for B" for name, (a, b) in unlike.items()]
     return [f"they were scored in different ways: {'; '.join(told)}"] if told else []
 
 

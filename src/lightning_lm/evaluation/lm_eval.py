@@ -13,11 +13,11 @@ from lightning_lm.certainty.pairs import FEWEST_DOCUMENTS, over_documents
 from lightning_lm.data.corpora.corpus import Corpus
 from lightning_lm.data.documents import Documents, documents
 from lightning_lm.errors import refuse
-from lightning_lm.evaluation.protocol import protocol
 from lightning_lm.evaluation.result import Evaluation
 from lightning_lm.evaluation.subject import Subject
 from lightning_lm.models.loss import labelled_nll
 from lightning_lm.models.output_head import find_head
+from lightning_lm.runs.protocol import protocol
 from lightning_lm.training.metrics import exp
 
 LABELS = {
@@ -74,7 +74,7 @@ def score_by_page(subject: Subject, block_size: int | None) -> Evaluation:
         raise refuse("--block-size", length, f"the model has only {limit} positions", "lower it")
     text, windows = documents(subject.corpus, subject.key, fewest=1), {"block_size": length, "stride": length}
     figures, intervals = score_pages(model, tokenizer, pages(subject.corpus, subject.key, text), length)
-    how = protocol(text, subject.text.separator, tokenizer, objective, **windows) | PROTOCOL
+    how = protocol(text.text, subject.text.separator, tokenizer, objective, **windows) | PROTOCOL
     return subject.evaluation(**windows, figures=figures, labels=LABELS, intervals=intervals, unit="page", protocol=how)
 
 

@@ -14,7 +14,6 @@ from lightning_lm.data.windows import BatchPlan, Windows
 from lightning_lm.errors import refuse
 from lightning_lm.evaluation.intervals import intervals
 from lightning_lm.evaluation.nll import token_losses
-from lightning_lm.evaluation.protocol import protocol, separators_scored
 from lightning_lm.evaluation.result import Evaluation
 from lightning_lm.evaluation.subject import Subject
 from lightning_lm.figures import labels as figure_labels
@@ -23,6 +22,7 @@ from lightning_lm.models.loss import labelled_nll
 from lightning_lm.models.output_head import find_head
 from lightning_lm.objectives.facts import ObjectiveFacts
 from lightning_lm.objectives.objective import Objective
+from lightning_lm.runs.protocol import protocol
 from lightning_lm.training.metrics import TokenNLL
 
 TOKENS_PER_BATCH = 4096  # where no batch size is given
@@ -52,7 +52,7 @@ def score_by_token(subject: Subject, block_size: int | None, stride: int | None,
     nll = np.full(len(stream.tokens), np.nan)
     figures = score(model, tokenizer, objective, stream, **windows, batch_size=batch_size, nll_of=nll)
     text = documents(subject.corpus, subject.key)
-    how = protocol(text, subject.text.separator, tokenizer, objective, **windows)
+    how = protocol(text.text, subject.text.separator, tokenizer, objective, **windows)
     return subject.evaluation(
         **windows,
         figures=figures,
@@ -60,7 +60,7 @@ def score_by_token(subject: Subject, block_size: int | None, stride: int | None,
         intervals=intervals(stream, text, nll, objective.text_metrics),
         unit=text.unit,
         protocol=how,
-        separators=separators_scored(stream, nll, tokenizer),
+        separators=int(np.isin(stream.tokens[~np.isnan(nll)], tokenizer.all_special_ids).sum()),
         token_losses=token_losses(stream, text, nll, tokenizer, how),
     )
 

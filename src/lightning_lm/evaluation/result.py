@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_lm.evaluation.protocol import as_line, short_hash
+from lightning_lm.runs.protocol import as_line, short_hash
 
 
 @dataclass
@@ -42,8 +42,11 @@ class Evaluation:
         of_labels = {self.labels[name]: bounds for name, bounds in self.intervals.items()}
         rows = []
         for label, x in shown.items():
-            low_high = " to ".join(f"{bound:.4f}" for bound in of_labels.get(label, ()))
-            rows.append(f"{label:<26}{x:>16{',' if isinstance(x, int) else '.4f'}}" + f"   {low_high}" * bool(low_high))
+            bounds = of_labels.get(label, ())
+            digits = "," if isinstance(x, int) else f".{decimals(*bounds)}f"
+            rows.append(
+                f"{label:<26}{x:>16{digits}}" + f"   {' to '.join(f'{b:{digits}}' for b in bounds)}" * bool(bounds)
+            )
         notes = [f"95 % intervals over {self.unit}s of this text, for this model"] if self.intervals else []
         notes += [f"of the tokens scored, {self.separators:,} are separators"] if self.separators else []
         notes += [as_line(self.protocol)] if self.protocol else []
@@ -56,6 +59,12 @@ class Evaluation:
         facts |= {"intervals": self.intervals, "interval_unit": self.unit, "separators": self.separators}
         facts |= {"protocol": self.protocol, "protocol_hash": short_hash(self.protocol), "made_with": self.made_with}
         return json.dumps(_finite(facts), indent=2, ensure_ascii=False)
+
+
+def decimals(low: float = 0.0, high: float = 0.0) -> int:
+    """Decimals that an interval allows: two digits of its width; 4 where there is none."""
+    width = high - low
+    return max(0, 1 - math.floor(math.log10(width))) if 0 < width < math.inf else 4
 
 
 def _finite(value: Any) -> Any:

@@ -9,9 +9,9 @@ from lightning_lm.config.schema import Config
 from lightning_lm.data.corpora.corpus import Corpus
 from lightning_lm.data.schema import DataConfig, TextDataConfig
 from lightning_lm.errors import Refused, nearest, refuse
-from lightning_lm.evaluation.protocol import made_with
 from lightning_lm.evaluation.result import Evaluation
 from lightning_lm.inference.sources import OpenedModel, as_typed, data_config, locate, open_model
+from lightning_lm.runs.protocol import made_with
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from lightning_lm.constraints import is_hub_id
 from lightning_lm.figures import SPLITS
 from lightning_lm.objectives.facts import ObjectiveFacts
 from lightning_lm.objectives.schema import OBJECTIVES
+from lightning_lm.runs.protocol import as_line
+from lightning_lm.runs.summary import notes
 
 SECTIONS = ("model", "data", "objective", "optimizer", "scheduler", "trainer", "hardware", "seed")
 FACTS = ("tokens_seen", "tokens_per_second", "seconds", "world_size", "status")
@@ -63,6 +65,12 @@ def model_card(run: Path, repo: str | None = None) -> str:
         architectures=export.get("architectures") or [],
         base=base,
         dataset=dataset,
+        notes=notes(summary),
+        protocols=[
+            f"{SPLITS[prefix]}: {as_line(summary[f'{prefix}/protocol'])}"
+            for prefix in prefixes
+            if f"{prefix}/protocol" in summary
+        ],
         scored=[SPLITS[prefix] for prefix in prefixes],
         results=[
             [label, *(_number(summary.get(f"{prefix}/{key}")) for prefix in prefixes)]

@@ -11,6 +11,7 @@ from lightning_lm.objectives.schema import OBJECTIVES
 from lightning_lm.report.runs import STATUSES, Run
 from lightning_lm.runs.folder import read_json
 from lightning_lm.runs.numbers import is_number, show
+from lightning_lm.runs.protocol import differing as differing_protocols
 
 LENGTHS = tuple(f"trainer.{name}" for name in ("max_epochs", "max_steps", "max_tokens", "max_minutes"))
 FIRST = ("optimizer.lr", "optimizer.weight_decay")  # of the settings that vary, these lead
@@ -152,6 +153,11 @@ def cautions(runs: list[Run]) -> list[str]:
         sentences.append(f"No best is named, since the losses can't be compared: {'; '.join(unlike)}.")
     elif len({entry["key"] for entry in ledgers if entry}) > 1:
         sentences.append("The runs cut the text into different tokens: they are ranked by bits per byte.")
+    protocols = [run.summary["val/protocol"] for run in runs if run.loss is not None and "val/protocol" in run.summary]
+    shown_elsewhere = ("tokenizer", "objective", "limit")
+    if unlike := {name: of for name, of in differing_protocols(protocols).items() if name not in shown_elsewhere}:
+        told = [f"{name.replace('_', ' ')} {' or '.join(dict.fromkeys(map(show, of)))}" for name, of in unlike.items()]
+        sentences.append(f"The losses were measured in different ways, and may differ by that: {', '.join(told)}.")
     batches = {run.settings.get("trainer.limit_val_batches") for run in runs if run.loss is not None} - {None}
     if batches:
         few = " or ".join(map(str, sorted(batches)))

@@ -31,6 +31,7 @@ from lightning_lm.report.pruning import rank_correlations
 from lightning_lm.report.runs import STATUSES, Run, collect
 from lightning_lm.runs.folder import read_json, sweep_name, write_text
 from lightning_lm.runs.numbers import brief_name, duration, mean_and_spread, show
+from lightning_lm.runs.protocol import as_line
 from lightning_lm.runs.step_table import StepTable
 
 EVERY = 10  # seconds between two looks at the folders
@@ -187,6 +188,7 @@ def content(runs: list[Run]) -> dict[str, Any]:
         "winners_folder": run and shlex.quote(os.path.relpath(run.folder)),
         "counts": Counter(run.status for run in sorted(runs, key=lambda run: STATUSES.index(run.status))),
         "cautions": cautions(runs),
+        "measured": [f"{SPLITS[prefix]} {line}" for prefix in SPLITS for line in protocols(runs, prefix)],
         "shared": shared,
         "samples": texts_of,
         "prompts": list(dict.fromkeys(prompt for texts in texts_of.values() for prompt in texts)),
@@ -198,6 +200,13 @@ def content(runs: list[Run]) -> dict[str, Any]:
 def figures_of(runs: list[Run]) -> list[str]:
     names = [f"{split}/{name}" for split in SPLITS for name in labels("perplexity")]
     return [name for name in names if any(name in run.summary for run in runs)]
+
+
+def protocols(runs: list[Run], prefix: str) -> list[str]:
+    """The protocol that all runs share, as a line."""
+    given = {run.summary.get(f"{prefix}/protocol_hash"): run.summary.get(f"{prefix}/protocol") for run in runs}
+    given.pop(None, None)
+    return [as_line(of) for of in given.values()] if len(given) == 1 else []
 
 
 def samples(run: Run) -> dict[str, str]:

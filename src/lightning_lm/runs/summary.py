@@ -34,6 +34,7 @@ def show_summary(summary: dict[str, Any], facts: ObjectiveFacts, run: Path) -> s
         values = [summary.get(f"{split}/{name}") for split in figures.SPLITS]
         if values[0] is not None:
             lines.append(f"{label:<26}" + "".join(f"{show(value, ',.4f'):>16}" for value in values))
+    lines += notes(summary)
     if (times := summary.get("times_tested", 1)) > 1:
         lines.append(f"The test split was scored {times} times, at each of the run's ends: choose nothing by it.")
     speed = summary["tokens_per_second"]
@@ -45,6 +46,18 @@ def show_summary(summary: dict[str, Any], facts: ObjectiveFacts, run: Path) -> s
     command, arguments = facts.command
     commands = (f"{command} {run} {arguments}", f"evaluate {run} --split test", f"push {run} --repo NAME --dry-run")
     return "\n".join([*lines, "next:", *(f"  {program()} {command}" for command in commands)])
+
+
+def notes(summary: dict[str, Any]) -> list[str]:
+    """What must stand beside the figures: a part of a split that was scored alone, and tokens that are no text."""
+    sentences = []
+    for prefix, split in figures.SPLITS.items():
+        limit, separators = (summary.get(f"{prefix}/protocol") or {}).get("limit"), summary.get(f"{prefix}/separators")
+        if limit is not None:
+            sentences.append(f"{split}: only the first {limit:,} windows were scored, not the whole text")
+        if separators:
+            sentences.append(f"{split}: of the tokens scored, {separators:,} are separators")
+    return sentences
 
 
 def program() -> str:

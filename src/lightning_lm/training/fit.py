@@ -15,8 +15,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from lightning_lm.config.composition import as_settings
 from lightning_lm.config.schema import Config, chosen
+from lightning_lm.data.datamodule import TextDataModule
 from lightning_lm.errors import Diverged, refuse
 from lightning_lm.faults import innermost
+from lightning_lm.figures import SPLITS
 from lightning_lm.files import remove_scratch
 from lightning_lm.interrupts import interrupts
 from lightning_lm.logs import CREDENTIALS, JOB, rank
@@ -24,6 +26,7 @@ from lightning_lm.optim.groups import describe
 from lightning_lm.runs import plots
 from lightning_lm.runs.export import export
 from lightning_lm.runs.folder import environment, read_json, write_json, write_text
+from lightning_lm.runs.protocol import protocol, short_hash
 from lightning_lm.runs.settings import later_ends, same_text
 from lightning_lm.runs.summary import show_ledger, times_tested
 from lightning_lm.runs.tracking import finish_wandb
@@ -130,6 +133,7 @@ def _train_and_score(
         trainer.test(module, datamodule=components.data, verbose=False)
         figures |= module.figures
     _check_finite(figures)
+    measured = _protocols(cfg, components.data, figures)
     if trainer.is_global_zero and not pruned:
         model = unsharded(components.model, objective, best)
         batch = components.data.first_validation_batch()
@@ -138,6 +142,7 @@ def _train_and_score(
     telemetry = callbacks.telemetry
     return {
         **figures,
+        **measured,
         "tokens_seen": telemetry.tokens_seen(steps),
         **telemetry.speed,
         "seconds": telemetry.seconds,
@@ -148,6 +153,28 @@ def _train_and_score(
         "world_size": trainer.world_size,
         "status": "pruned" if pruned else "finished",
     }
+
+
+def _protocols(cfg: Config, data: TextDataModule, figures: dict[str, float]) -> dict[str, Any]:
+    """How the figures of each split were measured, and how many of the tokens behind them stand for no text."""
+    found: dict[str, Any] = {}
+    for prefix, split in SPLITS.items():
+        if f"{prefix}/loss" not in figures:
+            continue
+        windows, samples = data.windows(split), data.plan(split).samples
+        measured = protocol(
+            windows.stream.text,
+            data.separator,
+            data.tokenizer,
+            data.collator,
+            block_size=windows.size,
+            stride=windows.stride,
+            limit=samples if samples < len(windows) else None,
+            dtype=cfg.hardware.precision.replace("32-true", "float32"),
+        )
+        found |= {f"{prefix}/protocol": measured, f"{prefix}/protocol_hash": short_hash(measured)}
+        found[f"{prefix}/separators"] = data.separators_scored(split)
+    return found
 
 
 def _check_finite(figures: dict[str, Any]) -> None:

@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,22 @@ class Corpus:
     source: str  # for people
     check_unchanged: Callable[[str], None] = lambda split: None  # raises Refused where it is no longer what keys name
     begins: Callable[[str], Iterator[bool]] | None = None  # of each row whether a document begins there; None: of all
+
+
+@dataclass
+class TextHash:
+    """Names a text by its rows, whatever files they come from."""
+
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def add(self, row: str) -> int:
+        """Returns the row's bytes in UTF-8."""
+        encoded = row.encode()
+        self.digest.update(b"%d " % len(encoded) + encoded)
+        return len(encoded)
+
+    def __str__(self) -> str:
+        return self.digest.hexdigest()[:32]
 
 
 def content_hash(*parts: object) -> str:

@@ -2,35 +2,48 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from lightning_lm.data.documents import Documents
-from lightning_lm.data.token_stream import TokenStream, tokenizer_fingerprint
+from lightning_lm.data.token_stream import tokenizer_fingerprint
 from lightning_lm.files import checksums
 from lightning_lm.runs.folder import environment
 
 
 def protocol(
-    text: Documents, separator: str, tokenizer: Any, objective: Any, *, block_size: int, stride: int
+    text: str | None,
+    separator: str,
+    tokenizer: Any,
+    objective: Any,
+    *,
+    block_size: int,
+    stride: int,
+    limit: int | None = None,
+    dtype: str = "float32",
 ) -> dict[str, Any]:
-    """Facts for JSON. ``text`` and ``tokenizer`` are hashes of what they name."""
+    """Facts for JSON.
+
+    Args:
+        text: a hash of the split's rows.
+        limit: how many of the text's windows were scored; None: all.
+        dtype: of the model's arithmetic.
+    """
     masking = getattr(objective, "masking", None)
     return {
-        "text": text.text,
+        "text": text,
         "separator": str(separator),
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "objective": objective.facts.name,
         "documents": "one stream",
         "block_size": block_size,
         "stride": stride,
+        "limit": limit,
         "first_token": "not scored" if objective.shift else None,
         "masking": masking and {"probability": masking.probability, "whole_word": masking.whole_word, "draws": 1},
         "words": "pieces between white space, and line ends",
         "bytes": "of the text in UTF-8",
-        "dtype": "float32",
+        "dtype": dtype,
     }
 
 
@@ -41,13 +54,23 @@ def short_hash(protocol: dict[str, Any]) -> str:
 
 def as_line(protocol: dict[str, Any]) -> str:
     """For people: the hash, and what isn't plain from the command."""
-    how = [f"text {protocol['text'][:8]}, tokenizer {protocol['tokenizer'][:8]}", f"separator {protocol['separator']}"]
-    how.append(protocol["documents"])
+    how = [f"text {(protocol['text'] or 'unknown')[:8]}, tokenizer {protocol['tokenizer'][:8]}"]
+    how += [f"separator {protocol['separator']}", protocol["documents"]]
+    how.append(f"windows of {protocol['block_size']} tokens that advance by {protocol['stride']}")
+    if protocol["limit"] is not None:
+        how.append(f"only the first {protocol['limit']} windows")
     if protocol["first_token"]:
         how.append(f"first token {protocol['first_token']}")
     if masking := protocol["masking"]:
         how.append(f"{masking['probability']:.0%} of the {'words' if masking['whole_word'] else 'tokens'} masked")
     return f"protocol {short_hash(protocol)}: {', '.join([*how, protocol['dtype']])}"
+
+
+def differing(protocols: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """What these protocols don't share: name → the value of each."""
+    names = dict.fromkeys(name for of in protocols for name in of)
+    values = {name: [of.get(name) for of in protocols] for name in names}
+    return {name: of_all for name, of_all in values.items() if any(value != of_all[0] for value in of_all)}
 
 
 def made_with(model: Any, place: str) -> dict[str, Any]:
@@ -61,8 +84,3 @@ def made_with(model: Any, place: str) -> dict[str, Any]:
         "uncommitted": bool(here["uncommitted"]),
         "versions": here["versions"],
     }
-
-
-def separators_scored(stream: TokenStream, nll: np.ndarray, tokenizer: Any) -> int:
-    """How many of the scored tokens are special ones, which stand for no text."""
-    return int(np.isin(stream.tokens[~np.isnan(nll)], tokenizer.all_special_ids).sum())
