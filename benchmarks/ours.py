@@ -14,6 +14,7 @@ from measure import forget_peak_memory, peak_memory, tell
 from lightning_lm.config.composition import compose
 from lightning_lm.config.schema import Config
 from lightning_lm.data.datamodule import TextDataModule
+from lightning_lm.data.windows import Windows
 from lightning_lm.evaluation.perplexity import score
 from lightning_lm.models.flops import peak_flops
 from lightning_lm.run import train
@@ -84,8 +85,8 @@ def evaluate(objective: str, model: str, text: str, batch: int, block: int) -> d
         parts = build.build(of_text(objective, model, text, block, folder))
         forget_peak_memory()
         began = time.perf_counter()
-        stream, sizes = parts.data.streams["train"], {"block_size": block, "batch_size": batch}
-        figures = score(parts.model, parts.tokenizer, parts.objective, stream, **sizes)
+        windows = Windows(parts.data.streams["train"], block, parts.objective.stride(block))
+        figures = score(parts.model, parts.tokenizer, parts.objective, windows, batch_size=batch)
         seconds = time.perf_counter() - began
     return {"seconds": seconds, "peak_memory": peak_memory(), **figures}
 

@@ -100,6 +100,7 @@ def baseline(objective: str, train: str, test: str, steps: int, rate: float) -> 
     import peers
     from transformers import TrainerCallback
 
+    from lightning_lm.data.windows import Windows
     from lightning_lm.evaluation.perplexity import score as evaluate
     from lightning_lm.training import components as build
 
@@ -129,9 +130,8 @@ def baseline(objective: str, train: str, test: str, steps: int, rate: float) -> 
             learning_rate=rate,
             weight_decay=0.01,
         )
-        figures = evaluate(
-            parts.model, parts.tokenizer, parts.objective, parts.data.streams["validation"], block_size=BLOCK
-        )
+        windows = Windows(parts.data.streams["validation"], BLOCK, parts.objective.stride(BLOCK))
+        figures = evaluate(parts.model, parts.tokenizer, parts.objective, windows)
     return {"seconds": watch.seconds, "figure": figures[FIGURE[objective]]}
 
 

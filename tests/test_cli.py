@@ -18,6 +18,7 @@ from lightning_lm import cli
 from lightning_lm.data.corpora.text_files import text_corpus
 from lightning_lm.data.schema import DataConfig
 from lightning_lm.data.token_stream import tokenize
+from lightning_lm.data.windows import Windows
 from lightning_lm.errors import refuse
 from lightning_lm.evaluation.perplexity import score as evaluate
 from lightning_lm.hub import push as hub
@@ -151,7 +152,7 @@ def test_evaluate_a_model_on_a_file(capsys, monkeypatch, tmp_path: Path, tiny_gp
     tokenizer, model = AutoTokenizer.from_pretrained(tiny_gpt2), AutoModelForCausalLM.from_pretrained(tiny_gpt2)
     corpus = text_corpus({"train": [str(short_text)]}, validation_percent=None, test_percent=None, cache_dir=tmp_path)
     stream = tokenize(corpus, "train", tokenizer, separator="auto", word_starts=False, cache_dir=tmp_path)
-    expected = evaluate(model, tokenizer, Clm(), stream, block_size=64)  # all its positions
+    expected = evaluate(model, tokenizer, Clm(), Windows(stream, 64, 63))  # all its positions
     code, stdout, _ = call(capsys, "evaluate", tiny_gpt2, "--data", short_text, "--json", tmp_path / "figures.json")
     assert code == 0
     assert stdout.splitlines()[0] == f"{tiny_gpt2} on {short_text}, test: windows of 64 tokens that advance by 63"

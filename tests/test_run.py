@@ -145,8 +145,14 @@ def test_the_validation_text_is_no_test(tiny_gpt2, text, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_and_evaluate_measure_in_one_way(tiny_gpt2, text, tmp_path):
-    more = ["data.separator=eos", "trainer.limit_val_batches=null", "trainer.max_steps=1"]
+@pytest.mark.parametrize("documents", [False, True])
+def test_a_run_and_evaluate_measure_in_one_way(tiny_gpt2, text, tmp_path, documents):
+    more = [
+        "data.separator=eos",
+        f"data.documents={documents}",
+        "trainer.limit_val_batches=null",
+        "trainer.max_steps=1",
+    ]
     summary, _, _ = run(tiny_gpt2, text, tmp_path / "run", *more)
     again = evaluate(tmp_path / "run", split="validation")
     assert summary["val/protocol"] == again.protocol
@@ -154,6 +160,8 @@ def test_a_run_and_evaluate_measure_in_one_way(tiny_gpt2, text, tmp_path):
     rows = [line for line in text.read_text(encoding="utf-8").splitlines() if line.strip()]
     assert summary["val/separators"] == again.separators == len(rows) - 1
     assert summary["val/loss"] == pytest.approx(again.loss, rel=1e-6)
+    assert summary["val/bits_per_byte"] == pytest.approx(again.bits_per_byte, rel=1e-6)
+    assert summary["val/tokens"] == again.tokens
 
 
 def test_a_sweeps_job_leaves_the_test_split_alone(tiny_gpt2, text, tmp_path):

@@ -70,6 +70,9 @@ def parser() -> argparse.ArgumentParser:
     add("--name", help="configuration of a Hub data set")
     add("--revision", help="branch, tag or commit of a Hub data set")
     add("--separator", choices=["auto", "none", "eos"], help="between rows; default: the run's, or auto")
+    about = "windows stay inside documents; default: the run's, or one stream"
+    add("--documents", action=argparse.BooleanOptionalAction, help=about)
+    add("--prefix", choices=["auto", "bos", "eos", "none"], help="before a document; auto: bos, or else eos")
     add("--json", metavar="PATH", help="write the figures as JSON; '-': to stdout, in place of the table")
     add("--nll", metavar="FILE", type=Path, help="write what each token cost, in nats, as Parquet; see docs/figures.md")
 
@@ -152,7 +155,8 @@ def check(args: argparse.Namespace) -> None:
         if args.recipes and args.split not in (None, "validation", "test"):
             wrong["split"] = ("runs don't have it", "give validation or test")
     if "convention" in given:
-        fixed = [name for name in ("stride", "separator", "batch_size", "nll") if name in given]
+        choices = ("stride", "separator", "documents", "prefix", "batch_size", "nll")
+        fixed = [name for name in choices if name in given]
         wrong |= dict.fromkeys(fixed, ("--as lm-eval leaves no choice", "leave it out"))
     for name in ("json", "nll"):
         path = Path(given.get(name, "-"))
@@ -212,7 +216,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from lightning_lm.evaluation import scoring
 
     names = ("block_size", "stride", "objective", "batch_size", "separator", "text_column", "name", "revision")
-    names += ("convention",)
+    names += ("convention", "documents", "prefix")
     given = {name: getattr(args, name) for name in names}
     evaluation = scoring.evaluate(args.model, args.data, args.split, **given)
     if args.nll is not None:

@@ -99,7 +99,7 @@ def test_the_command(tiny_gpt2: Path, tmp_path: Path, capsys):
     assert (found["tokens"], found["pages"], found["block_size"]) == (tokens.sum(), 12, 64)
     for name, (low, high) in found["intervals"].items():
         assert low < found[name] < high
-    assert f"protocol {found['protocol_hash']}: " in shown and "each page by itself, detokenised" in shown
+    assert f"protocol {found['protocol_hash']}: " in shown and "documents each by itself, a page, detokenised" in shown
 
 
 @pytest.mark.parametrize(

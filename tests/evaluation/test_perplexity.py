@@ -15,9 +15,9 @@ from lightning_lm.data import masking as masks
 from lightning_lm.data.corpora.text_files import text_corpus
 from lightning_lm.data.masking import Masking
 from lightning_lm.data.token_stream import TokenStream, tokenize
+from lightning_lm.data.windows import Windows
 from lightning_lm.errors import Refused
-from lightning_lm.evaluation.perplexity import labels
-from lightning_lm.evaluation.perplexity import score as evaluate
+from lightning_lm.evaluation.perplexity import check_windows, labels, score
 from lightning_lm.evaluation.scoring import Evaluation
 from lightning_lm.objectives.clm import Clm
 from lightning_lm.objectives.facts import MLM
@@ -36,6 +36,11 @@ def stream_of(path: Path, tokenizer, word_starts: bool = False) -> TokenStream:
     files = {"train": [str(path)]}
     corpus = text_corpus(files, validation_percent=None, test_percent=None, cache_dir=cache)
     return tokenize(corpus, "train", tokenizer, separator="auto", word_starts=word_starts, cache_dir=cache)
+
+
+def evaluate(model, tokenizer, objective, stream, block_size: int, stride: int | None = None, **more) -> dict:
+    windows = Windows(stream, block_size, check_windows(objective, block_size, stride))
+    return score(model, tokenizer, objective, windows, **more)
 
 
 def mlm(tokenizer, whole_word: bool = False) -> Mlm:

@@ -14,6 +14,7 @@ from lightning_lm.data import masking
 from lightning_lm.data.batches import EVALUATION, Batches, Collator, Positions
 from lightning_lm.data.cache import DEFAULT_CACHE
 from lightning_lm.data.corpora.corpus import Corpus
+from lightning_lm.data.document_windows import Bounds, bounds, evaluation_windows
 from lightning_lm.data.token_stream import TokenStream, tokenize
 from lightning_lm.data.windows import BatchPlan, Windows, order
 from lightning_lm.errors import refuse
@@ -30,6 +31,8 @@ class TextDataModule(L.LightningDataModule):
         collator: an objective; decides labels, masks and the windows of the evaluation.
         block_size: tokens per block.
         separator: "auto", "none" or "eos": what stands between rows.
+        documents: whether the windows of the evaluation stay inside documents.
+        prefix: "auto", "bos", "eos" or "none": what is put before each document then.
         global_batch_size: blocks per optimiser step over all devices; ``accumulate`` micro batches make one up.
         limits: largest number of global batches per split.
         seed: of the order and of the training masks.
@@ -45,6 +48,8 @@ class TextDataModule(L.LightningDataModule):
         *,
         block_size: int = 128,
         separator: str = "auto",
+        documents: bool = False,
+        prefix: str = "auto",
         global_batch_size: int = 8,
         accumulate: int = 1,
         limits: dict[str, int | None] | None = None,
@@ -58,6 +63,8 @@ class TextDataModule(L.LightningDataModule):
         self.global_batch_size, self.accumulate, self.limits = global_batch_size, accumulate, limits or {}
         self.seed, self.num_workers, self.cache_dir = seed, num_workers, Path(cache_dir).expanduser()
         self.streams: dict[str, TokenStream] = {}
+        self.documents, self.prefix = documents, prefix
+        self.bounds: dict[str, Bounds] = {}  # of the splits that are evaluated by document
 
     def prepare_data(self) -> None:
         """Tokenise what the cache lacks, and open it; raises Refused where a split has nothing to train on or score."""
@@ -67,6 +74,10 @@ class TextDataModule(L.LightningDataModule):
                 self.streams[split] = tokenize(
                     self.corpus, split, self.tokenizer, separator=self.separator, word_starts=starts, cache_dir=folder
                 )
+                if self.documents and split != "train":
+                    self.bounds[split] = bounds(
+                        self.corpus, split, self.streams[split], self.tokenizer, self.separator, self.prefix
+                    )
         for split in self.streams.keys() - {"train"}:
             windows = self.windows(split)
             first = windows.take(np.arange(min(self.plan(split).samples, 64)))
@@ -96,9 +107,10 @@ class TextDataModule(L.LightningDataModule):
 
     def windows(self, split: str) -> Windows:
         """Disjoint whole blocks for training; for the other splits windows that score every token once."""
-        train = split == "train"
-        stride = self.block_size if train else self.collator.stride(self.block_size)
-        return Windows(self.streams[split], self.block_size, stride, whole=train)
+        stream, size = self.streams[split], self.block_size
+        if split == "train":
+            return Windows(stream, size, size, whole=True)
+        return evaluation_windows(stream, size, self.collator.stride(size), self.bounds.get(split))
 
     def plan(self, split: str, world_size: int = 1) -> BatchPlan:
         """How a split's windows become steps; cut to ``limits``."""
@@ -142,19 +154,19 @@ class TextDataModule(L.LightningDataModule):
         return self._batches("train", self.plan("train", world_size), rank=0)[0, 0]
 
     def first_validation_batch(self) -> dict[str, torch.Tensor]:
-        """Up to ``global_batch_size`` windows of the validation split, none of them padded, as evaluation sees them."""
-        windows = self.windows("validation")
+        """Up to ``global_batch_size`` windows over the validation split, none of them padded."""
+        windows = Windows(self.streams["validation"], self.block_size, self.collator.stride(self.block_size))
         whole = max(1, (len(windows.stream.tokens) - windows.size) // windows.stride + 1)
         plan = BatchPlan(min(whole, self.global_batch_size), self.global_batch_size, 1, 1)
-        batch = self._batches("validation", plan, rank=0)[0, 0]
+        batch = self._batches("validation", plan, rank=0, windows=windows)[0, 0]
         if "attention_mask" in batch:  # the split is shorter than a block
             length = int(batch["attention_mask"].sum())
             batch = {name: batch[name][:, :length] for name in ("input_ids", "labels")}
         return batch
 
-    def _batches(self, split: str, plan: BatchPlan, rank: int) -> Batches:
+    def _batches(self, split: str, plan: BatchPlan, rank: int, windows: Windows | None = None) -> Batches:
         seed, pad_id = self.seed if split == "train" else None, self.tokenizer.pad_token_id
-        return Batches(self.windows(split), self.collator, plan, rank, seed, 0 if pad_id is None else pad_id)
+        return Batches(windows or self.windows(split), self.collator, plan, rank, seed, 0 if pad_id is None else pad_id)
 
     def _loader(self, split: str) -> DataLoader:
         trainer = self.trainer

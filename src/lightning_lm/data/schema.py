@@ -22,10 +22,19 @@ class Separator(StrEnum):
     eos = "eos"  # one end token between documents
 
 
+class Prefix(StrEnum):
+    auto = "auto"  # bos, or else eos
+    bos = "bos"
+    eos = "eos"
+    none = "none"  # the first token of a document is then not scored
+
+
 @dataclass
 class DataConfig(Settings):
     block_size: int = setting(128, at_least(2, " tokens"))
     separator: Separator = Separator.auto
+    documents: bool = False  # windows of validation and test stay inside documents
+    prefix: Prefix = Prefix.auto  # what a causal model then sees before each document
     cache_dir: str = setting(DEFAULT_CACHE, may_change=True)
 
     @property

@@ -63,7 +63,7 @@ def tokenize(
     that have text. With ``word_starts`` it is noted where words begin, as the tokenizer's pre-tokenizer takes them.
     Raises Refused for a split without a token, or a tokenizer without the end token or the words that are asked for.
     """
-    end = _end_token(tokenizer) if separator == "eos" else None
+    end = end_token(tokenizer) if separator == "eos" else None
     parts = [FORMAT, corpus.keys[split], tokenizer_fingerprint(tokenizer), separator, end, word_starts]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
     folder = cache_dir / "tokens" / key
@@ -108,7 +108,7 @@ def _hashed(batches: Iterator[list[str]], text: TextHash) -> Iterator[list[str]]
         yield rows
 
 
-def _end_token(tokenizer: Any) -> int:
+def end_token(tokenizer: Any) -> int:
     for token in (tokenizer.eos_token_id, tokenizer.sep_token_id):
         if token is not None:
             return token

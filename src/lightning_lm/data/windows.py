@@ -47,18 +47,26 @@ class Windows:
     def take(self, indices: np.ndarray) -> WindowBatch:
         """The windows with these indices, [n]."""
         tokens = self.stream.tokens
-        positions = indices[:, None] * self.stride + np.arange(self.size)
-        valid = positions < len(tokens)
+        positions = self.begin(indices)[:, None] + np.arange(self.size)
+        valid = positions < self._end(indices)[:, None]
         ids = tokens[np.minimum(positions, len(tokens) - 1)].astype(np.int64)
         return WindowBatch(ids, positions, valid, valid & (positions >= self._first_scored(indices)[:, None]))
 
     def text_size(self, indices: np.ndarray) -> tuple[float, float]:
         """Words and bytes of the tokens that these windows score; within a row they are spread over its tokens."""
         first = self._first_scored(indices)
-        last = np.minimum(indices * self.stride + self.size, len(self.stream.tokens))
+        last = np.minimum(self.begin(indices) + self.size, self._end(indices))
         counts = (self.stream.words, self.stream.bytes)
         words, size = (self._before(last, count) - self._before(first, count) for count in counts)
         return float(words.sum()), float(size.sum())
+
+    def begin(self, indices: np.ndarray) -> np.ndarray:
+        """Where in the stream these windows begin, [n]."""
+        return indices * self.stride
+
+    def _end(self, indices: np.ndarray) -> np.ndarray:
+        """Where the tokens end that these windows may hold, [n]."""
+        return np.full(len(indices), len(self.stream.tokens))
 
     def _before(self, positions: np.ndarray, cumulative: np.ndarray) -> np.ndarray:
         """How much of a cumulative count per row lies before each token position."""

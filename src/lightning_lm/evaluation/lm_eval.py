@@ -32,7 +32,7 @@ DEFAULT_LENGTH = 2048  # of windows, where the model's config names none
 PROTOCOL = {
     "convention": "lm-evaluation-harness, wikitext 2",
     "separator": "none",
-    "documents": "each page by itself, detokenised",
+    "documents": "each by itself, a page, detokenised",
     "first_token": "scored, after the token that begins or ends a text",
     "words": "re.split(r'\\s+') of the page as it was",
     "bytes": "of the page as it was, in UTF-8",

@@ -8,8 +8,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from lightning_lm.data.batches import Batches, Positions
+from lightning_lm.data.document_windows import bounds, evaluation_windows
 from lightning_lm.data.documents import documents
-from lightning_lm.data.token_stream import TokenStream, tokenize
+from lightning_lm.data.token_stream import tokenize
 from lightning_lm.data.windows import BatchPlan, Windows
 from lightning_lm.errors import refuse
 from lightning_lm.evaluation.intervals import intervals
@@ -40,7 +41,7 @@ def score_by_token(subject: Subject, block_size: int | None, stride: int | None,
     block_size = block_size or (subject.run.data.block_size if subject.run else min(limit or 1024, 1024))
     if limit is not None and block_size > limit:
         raise refuse("--block-size", block_size, f"the model has only {limit} positions", "lower it")
-    windows = {"block_size": block_size, "stride": check_windows(objective, block_size, stride)}
+    stride = check_windows(objective, block_size, stride)
     stream = tokenize(
         subject.corpus,
         subject.key,
@@ -49,15 +50,23 @@ def score_by_token(subject: Subject, block_size: int | None, stride: int | None,
         word_starts=objective.needs_word_starts,
         cache_dir=subject.text.cache,
     )
+    within = None
+    if subject.text.documents:
+        prefix = subject.text.prefix if objective.shift else "none"
+        within = bounds(subject.corpus, subject.key, stream, tokenizer, subject.text.separator, prefix)
     nll = np.full(len(stream.tokens), np.nan)
-    figures = score(model, tokenizer, objective, stream, **windows, batch_size=batch_size, nll_of=nll)
+    windows = evaluation_windows(stream, block_size, stride, within)
+    figures = score(model, tokenizer, objective, windows, batch_size=batch_size, nll_of=nll)
     text = documents(subject.corpus, subject.key)
-    how = protocol(text.text, subject.text.separator, tokenizer, objective, **windows)
+    how = protocol(
+        text.text, subject.text.separator, tokenizer, objective, block_size=block_size, stride=stride, within=within
+    )
     return subject.evaluation(
-        **windows,
+        block_size=block_size,
+        stride=stride,
         figures=figures,
         labels=labels(objective.facts),
-        intervals=intervals(stream, text, nll, objective.text_metrics),
+        intervals=intervals(stream, text, nll, "bits_per_byte" in figures),
         unit=text.unit,
         protocol=how,
         separators=int(np.isin(stream.tokens[~np.isnan(nll)], tokenizer.all_special_ids).sum()),
@@ -88,23 +97,19 @@ def score(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     objective: Objective,
-    stream: TokenStream,
+    windows: Windows,
     *,
-    block_size: int,
-    stride: int | None = None,
     batch_size: int | None = None,
     nll_of: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """Score every token of a stream once: for CLM all but the first, for MLM those that the masks choose.
+    """Score every token once: for CLM all that have one before them, for MLM those that the masks choose.
 
     A window scores the tokens that no earlier one has covered. With a smaller stride they have more context before
     them, at the price of more windows. Masks depend on positions in the stream alone.
 
     Args:
         model: of the objective's Auto class; put in eval mode. It stays on its device.
-        stream: a split's tokens, by the same tokenizer.
-        block_size: length of the windows, in tokens.
-        stride: by how many tokens they advance; None: ``block_size - 1`` for CLM, ``block_size`` for MLM.
+        windows: over a split's tokens, by the same tokenizer; their stride is one that ``check_windows`` allows.
         batch_size: windows per forward pass; None: as many as make 4096 tokens.
         nll_of: float64 [tokens of the stream], gets in nats what each token cost that was scored.
 
@@ -113,12 +118,10 @@ def score(
         ``word_perplexity``; and the counts ``tokens`` (scored), ``words`` (with line ends) and ``bytes`` of the text.
 
     Raises:
-        Refused: a stride that would leave tokens out, or a text that has nothing to score.
+        Refused: the text has nothing to score.
     """
-    stride = check_windows(objective, block_size, stride)
-    objective = objective.for_overlapping_windows()
-    windows = Windows(stream, block_size, stride)
-    plan = BatchPlan(len(windows), batch_size or max(1, TOKENS_PER_BATCH // block_size), 1, 1)
+    objective, stream = objective.for_overlapping_windows(), windows.stream
+    plan = BatchPlan(len(windows), batch_size or max(1, TOKENS_PER_BATCH // windows.size), 1, 1)
     pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     batches = Batches(windows, objective, plan, rank=0, seed=None, pad_id=pad_id)
     loader = DataLoader(batches, batch_size=None, sampler=Positions(plan, lambda: 0), generator=torch.Generator())
@@ -131,8 +134,9 @@ def score(
             sums = labelled_nll(model, head, {name: x.to(device) for name, x in batch.items()}, with_hits=True)
             metric.update(sums.nll, sums.tokens, sums.hits, **(text if objective.text_metrics else {}))
             if nll_of is not None:
-                window, place = np.divmod(batch["labelled"].numpy(), block_size)
-                nll_of[plan.of_step(number)[window] * stride + place + objective.shift] = sums.of_tokens.cpu()
+                window, place = np.divmod(batch["labelled"].numpy(), windows.size)
+                begin = windows.begin(plan.of_step(number))
+                nll_of[begin[window] + place + objective.shift] = sums.of_tokens.cpu()
     if not metric.tokens:
         wrong = f"of its {len(stream.tokens)} token(s) none is scored"
         raise refuse("data", "the text", wrong, "give a longer text")

@@ -1,6 +1,7 @@
 """A model, by its name, scored on a text, by its name."""
 
 import os
+from typing import Any
 
 from lightning_lm.evaluation.result import Evaluation
 from lightning_lm.evaluation.subject import opened_subject
@@ -16,7 +17,7 @@ def evaluate(
     objective: str | None = None,
     batch_size: int | None = None,
     convention: str | None = None,
-    **text_options: str | None,
+    **text_options: Any,
 ) -> Evaluation:
     """Exact figures of a run's or another model on a text.
 
@@ -29,8 +30,9 @@ def evaluate(
         objective: ``clm`` or ``mlm``; None: the one that the model was trained for.
         batch_size: windows at once; None: up to 4096 tokens.
         convention: ``lm-eval`` for the figures of lm-evaluation-harness's task ``wikitext``; None: our own.
-        text_options: ``separator`` between rows (None: the run's, or ``auto``); ``text_column``, ``name`` and
-            ``revision`` of a data set.
+        text_options: ``separator`` between rows (None: the run's, or ``auto``); ``documents``, whether windows stay
+            inside documents, and the ``prefix`` before each (None: the run's, or no, and ``auto``); ``text_column``,
+            ``name`` and ``revision`` of a data set.
 
     Raises:
         Refused: there is no such model or text, or they don't go together.

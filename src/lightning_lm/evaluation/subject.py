@@ -36,7 +36,7 @@ class Subject:
 
 @contextmanager
 def opened_subject(
-    model: str, data: str | None, split: str, objective: str | None, **text_options: str | None
+    model: str, data: str | None, split: str, objective: str | None, **text_options: Any
 ) -> Iterator[Subject]:
     """Within it, too, what is refused is told to someone who typed arguments; they are those of ``evaluate``.
 

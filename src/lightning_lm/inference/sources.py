@@ -9,7 +9,7 @@ from lightning_lm.allocator import keep_freed_blocks
 from lightning_lm.config.composition import CONF, compose
 from lightning_lm.config.schema import Config
 from lightning_lm.constraints import REPOSITORY, looks_local
-from lightning_lm.data.schema import SPLITS, DataConfig, HubDataConfig, Separator, TextDataConfig
+from lightning_lm.data.schema import SPLITS, DataConfig, HubDataConfig, Prefix, Separator, TextDataConfig
 from lightning_lm.errors import EXPORT_AGAIN, Problem, Refused, nearest, refuse
 from lightning_lm.files import export_damage
 from lightning_lm.hub.access import go_offline_if_unreachable
@@ -108,6 +108,8 @@ def data_config(
     own: DataConfig | None,
     *,
     separator: str | None = None,
+    documents: bool | None = None,
+    prefix: str | None = None,
     **hub: str | None,
 ) -> DataConfig:
     """Settings of the text to evaluate on: ``data``, or else the run's own.
@@ -115,18 +117,27 @@ def data_config(
     Args:
         data: a path, a glob, an option of ``conf/data`` that is complete, such as ``wikitext2``, or an id of the Hub.
         split: which split of it.
-        own: the run's; it lends the separator and the cache.
+        own: the run's; it lends how its text is prepared, and the cache.
+        separator: between rows; None: the run's, or the default, as of those that follow.
+        documents: whether windows stay inside documents.
+        prefix: what is put before each document then.
         hub: ``text_column``, ``name`` and ``revision``, None where not given.
 
     Raises:
         Refused: no data is named, or an argument doesn't go with it.
     """
     given = {name: value for name, value in hub.items() if value is not None}
-    common: dict[str, Any] = {n: getattr(own, n) for n in ("separator", "cache_dir", "block_size")} if own else {}
-    if separator is not None:
-        if separator not in list(Separator):
-            raise refuse("--separator", separator, "no such choice", nearest(separator, list(Separator)))
-        common["separator"] = Separator(separator)
+    lent = ("separator", "documents", "prefix", "cache_dir", "block_size")
+    common: dict[str, Any] = {name: getattr(own, name) for name in lent} if own else {}
+    for name, value, choices in (("separator", separator, Separator), ("prefix", prefix, Prefix)):
+        if value is not None:
+            if value not in list(choices):
+                raise refuse(f"--{name}", value, "no such choice", nearest(value, list(choices)))
+            common[name] = choices(value)
+    if documents is not None:
+        common["documents"] = documents
+    if prefix is not None and not common.get("documents"):
+        raise refuse("--prefix", prefix, "nothing stands before a stream", "give --documents, too")
     if data is None and own is None:
         raise refuse("--data", "null", "nothing says which text to evaluate on", "give a path, a name, or a Hub id")
     if data is None:
@@ -150,7 +161,7 @@ def as_typed(error: Refused, split: str) -> Refused:
     """The same problems, told to someone who typed arguments and not the settings of a training run."""
     names = {f"data.{split}": "--data", "data.path": "--data", "data.text_column": "--text-column"}
     names |= {"data.splits": "--split", f"data.splits.{split}": "--split"}
-    names |= {"data.name": "--name", "data.revision": "--revision"}
+    names |= {"data.prefix": "--prefix", "data.name": "--name", "data.revision": "--revision"}
     return Refused(*(replace(p, setting=names.get(p.setting, p.setting)) for p in error.problems))
 
 

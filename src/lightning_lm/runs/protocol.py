@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_lm.data.document_windows import Bounds
 from lightning_lm.data.token_stream import tokenizer_fingerprint
 from lightning_lm.files import checksums
 from lightning_lm.runs.folder import environment
@@ -19,31 +20,31 @@ def protocol(
     *,
     block_size: int,
     stride: int,
-    limit: int | None = None,
-    dtype: str = "float32",
+    within: Bounds | None = None,
 ) -> dict[str, Any]:
     """Facts for JSON.
 
     Args:
         text: a hash of the split's rows.
-        limit: how many of the text's windows were scored; None: all.
-        dtype: of the model's arithmetic.
+        within: where windows stay inside documents, the documents' bounds.
     """
-    masking = getattr(objective, "masking", None)
+    masking, first = getattr(objective, "masking", None), "not scored"
+    if within and within.prefix is not None:
+        first = f"scored, after {tokenizer.convert_ids_to_tokens(within.prefix)}"
     return {
         "text": text,
         "separator": str(separator),
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "objective": objective.facts.name,
-        "documents": "one stream",
+        "documents": "each by itself" if within else "in one stream",
         "block_size": block_size,
         "stride": stride,
-        "limit": limit,
-        "first_token": "not scored" if objective.shift else None,
+        "limit": None,  # how many windows were scored, where not all
+        "first_token": first if objective.shift else None,
         "masking": masking and {"probability": masking.probability, "whole_word": masking.whole_word, "draws": 1},
         "words": "pieces between white space, and line ends",
         "bytes": "of the text in UTF-8",
-        "dtype": dtype,
+        "dtype": "float32",
     }
 
 
@@ -55,7 +56,7 @@ def short_hash(protocol: dict[str, Any]) -> str:
 def as_line(protocol: dict[str, Any]) -> str:
     """For people: the hash, and what isn't plain from the command."""
     how = [f"text {(protocol['text'] or 'unknown')[:8]}, tokenizer {protocol['tokenizer'][:8]}"]
-    how += [f"separator {protocol['separator']}", protocol["documents"]]
+    how += [f"separator {protocol['separator']}", f"documents {protocol['documents']}"]
     how.append(f"windows of {protocol['block_size']} tokens that advance by {protocol['stride']}")
     if protocol["limit"] is not None:
         how.append(f"only the first {protocol['limit']} windows")

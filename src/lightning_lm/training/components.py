@@ -109,6 +109,8 @@ def build_data(cfg: Config, corpus: Corpus, tokenizer: Any, objective: Objective
         objective,
         block_size=cfg.data.block_size,
         separator=cfg.data.separator,
+        documents=cfg.data.documents,
+        prefix=cfg.data.prefix if objective.shift else "none",
         global_batch_size=trainer.global_batch_size,
         accumulate=share // (hardware.micro_batch_size or share),
         limits={

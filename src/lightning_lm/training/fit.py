@@ -169,9 +169,11 @@ def _protocols(cfg: Config, data: TextDataModule, figures: dict[str, float]) -> 
             data.collator,
             block_size=windows.size,
             stride=windows.stride,
-            limit=samples if samples < len(windows) else None,
-            dtype=cfg.hardware.precision.replace("32-true", "float32"),
+            within=data.bounds.get(split),
         )
+        if samples < len(windows):
+            measured["limit"] = samples
+        measured["dtype"] = cfg.hardware.precision.replace("32-true", measured["dtype"])
         found |= {f"{prefix}/protocol": measured, f"{prefix}/protocol_hash": short_hash(measured)}
         found[f"{prefix}/separators"] = data.separators_scored(split)
     return found
