@@ -34,18 +34,21 @@ function visible(run) {
 }
 
 function traces(names) {
-  const over = radio("over"), share = 1 - 10 ** -value("smoothing"), drawn = [];
+  const over = radio("over"), share = 1 - 10 ** -value("smoothing"), drawn = [], alone = page.runs.length < 2;
   for (const run of page.runs.filter(visible)) {
     for (const name of names.filter(name => run.curves[name])) {
       const curve = run.curves[name], training = name !== "val/loss", last = curve.values.length - 1;
+      const split = names.length < 2 ? "" : training ? "training" : "validation", group = alone ? name : run.name;
       const lost = ["diverged", "failed"].includes(run.status) && training;
       const dots = curve.values.length <= (training ? 2 : 30);  // every dot costs the browser time
       drawn.push({  // Plotly makes a selector of the uid
-        uid: `curve-${page.runs.indexOf(run)}-${name.replace("/", "-")}`, name: run.label, legendgroup: run.name, showlegend: !drawn.some(t => t.legendgroup === run.name),
-        x: curve[over], y: training ? smoothed(curve.values, share) : curve.values, mode: dots || lost ? "lines+markers" : "lines",
-        line: {color: run[theme()], dash: run.dash, width: (training && names.length > 1 ? 1 : 2) + (run.best ? 1 : 0)},
+        uid: `curve-${page.runs.indexOf(run)}-${name.replace("/", "-")}`, name: (alone && split) || run.label,
+        legendgroup: group, showlegend: !drawn.some(trace => trace.legendgroup === group),
+        x: curve[over], y: training ? smoothed(curve.values, share) : curve.values,
+        mode: dots || lost ? "lines+markers" : "lines",
+        line: {color: run[theme()], dash: run.dash, width: (training && split ? 1 : 2) + (run.best ? 1 : 0)},
         marker: {size: lost ? curve.values.map((_, n) => (n === last ? 11 : 0)) : 6, symbol: lost ? "x" : "circle"},
-        hovertemplate: `%{y:.5g} at %{x}<extra>${run.label.replaceAll("<", "&lt;")}${names.length > 1 ? (training ? ", training" : ", validation") : ""}</extra>`,
+        hovertemplate: `%{y:.5g} at %{x}<extra>${run.label.replaceAll("<", "&lt;")} ${split}</extra>`,
         visible: true, finished: run.status === "finished",
       });
     }
@@ -70,7 +73,7 @@ function drawCurves() {
     yaxis: {title: {text: page.figures[figure]}, type: log ? "log" : "linear", ...(range ? {range} : {autorange: true})},
   };
   const view = [radio("over"), figure, checked("log-x"), log].join();
-  Plotly.react("curves", drawn, frame({...axes, uirevision: view, showlegend: page.runs.length > 1}), config);
+  Plotly.react("curves", drawn, frame({...axes, uirevision: view, showlegend: true}), config);
 }
 
 function filterRows() {
