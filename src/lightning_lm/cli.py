@@ -64,8 +64,8 @@ def parser() -> argparse.ArgumentParser:
     add("--stride", type=int, metavar="N", help="advance of the windows; default: as disjoint as can be")
     add("--objective", choices=["clm", "mlm"], help="default: what the model was trained for")
     add("--batch-size", type=int, metavar="N", help="windows at once; default: up to 4096 tokens")
-    about = "lm-evaluation-harness's figures of its task wikitext: detokenised pages, each by itself"
-    add("--as", dest="convention", choices=["lm-eval"], help=about)
+    about = "the figures of lm-evaluation-harness's task wikitext, or of transformers' documentation"
+    add("--as", dest="convention", choices=["lm-eval", "hf-docs"], help=about)
     add("--text-column", help="of json lines, csv, parquet and Hub data; default: text")
     add("--name", help="configuration of a Hub data set")
     add("--revision", help="branch, tag or commit of a Hub data set")
@@ -155,9 +155,10 @@ def check(args: argparse.Namespace) -> None:
         if args.recipes and args.split not in (None, "validation", "test"):
             wrong["split"] = ("runs don't have it", "give validation or test")
     if "convention" in given:
-        choices = ("stride", "separator", "documents", "prefix", "batch_size", "nll")
+        choices = ["separator", "documents", "prefix", "nll"]
+        choices += ["stride", "batch_size"] if args.convention == "lm-eval" else []
         fixed = [name for name in choices if name in given]
-        wrong |= dict.fromkeys(fixed, ("--as lm-eval leaves no choice", "leave it out"))
+        wrong |= dict.fromkeys(fixed, (f"--as {args.convention} leaves no choice", "leave it out"))
     for name in ("json", "nll"):
         path = Path(given.get(name, "-"))
         if path != Path("-") and (path.is_dir() or not path.absolute().parent.is_dir()):

@@ -29,7 +29,8 @@ def evaluate(
         stride: advance of the windows; None: as disjoint as can be.
         objective: ``clm`` or ``mlm``; None: the one that the model was trained for.
         batch_size: windows at once; None: up to 4096 tokens.
-        convention: ``lm-eval`` for the figures of lm-evaluation-harness's task ``wikitext``; None: our own.
+        convention: ``lm-eval`` for the figures of lm-evaluation-harness's task ``wikitext``, ``hf-docs`` for the
+            perplexity of transformers' documentation; None: our own.
         text_options: ``separator`` between rows (None: the run's, or ``auto``); ``documents``, whether windows stay
             inside documents, and the ``prefix`` before each (None: the run's, or no, and ``auto``); ``text_column``,
             ``name`` and ``revision`` of a data set.
@@ -42,6 +43,10 @@ def evaluate(
             from lightning_lm.evaluation.lm_eval import score_by_page
 
             return score_by_page(subject, block_size)
+        if convention == "hf-docs":
+            from lightning_lm.evaluation.hf_docs import score_as_docs
+
+            return score_as_docs(subject, block_size, stride, batch_size)
         from lightning_lm.evaluation.perplexity import score_by_token
 
         return score_by_token(subject, block_size, stride, batch_size)
