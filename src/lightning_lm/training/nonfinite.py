@@ -42,6 +42,10 @@ class NonFinite(Callback):
     def on_validation_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         self._judge(trainer)
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: LanguageModel, checkpoint: dict[str, Any]) -> None:
+        """So that no checkpoint has weights that are no numbers: the run could not go on from there."""
+        self._judge(trainer)
+
     def _judge(self, trainer: L.Trainer) -> None:
         self._look()
         rate = trainer.lr_scheduler_configs[0].scheduler.base_lrs[0]
