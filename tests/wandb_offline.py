@@ -72,7 +72,7 @@ def inspect(part):
     for record in records:
         summary |= record.get("summary", {}).get("update", {})
     return SimpleNamespace(
-        run=next(record["run"] for record in records if record["type"] == "run"),
+        run=next((record["run"] for record in records if record["type"] == "run"), None),
         history=[record["history"]["item"] for record in records if record["type"] == "history"],
         summary=summary,
         exit_code=next((record["exit"].get("exit_code", 0) for record in records if record["type"] == "exit"), None),

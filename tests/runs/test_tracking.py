@@ -3,7 +3,9 @@
 import csv
 import json
 import math
+import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import wandb
-from conftest import compose
+from conftest import compose, fork_server
 from omegaconf import OmegaConf
 from wandb_offline import fresh_wandb, inspect, no_account, only, parts, settings  # noqa: F401
 
@@ -284,3 +286,33 @@ def test_tags_fit(dataset, model, tags, tiny_gpt2, text, tmp_path, monkeypatch):
     wandb.finish()
     assert set(experiment.tags) == {"mine", "clm", *tags}
     assert (experiment.name, experiment.group) == ("tiny", "tiny")
+
+
+def killed_after(step, job, environ):
+    """Train in a process group of its own, which is killed, with W&B's service, after a step."""
+    os.setsid()
+    os.environ.clear()
+    os.environ.update({name: value for name, value in environ.items() if "WANDB_SERVICE" not in name})
+    original = Telemetry.on_train_batch_end
+
+    def dying(self, trainer, *args):
+        original(self, trainer, *args)
+        if trainer.global_step == step:
+            os.killpg(0, signal.SIGKILL)
+
+    Telemetry.on_train_batch_end = dying
+    train(job)
+
+
+def test_rows_that_a_kill_kept_from_wandb_are_sent_again(tiny_gpt2, text, tmp_path):
+    """A machine that goes down takes what W&B's service has not written yet."""
+    job = compose(*settings(tiny_gpt2, text, tmp_path / "run", "trainer.max_steps=8", "objective.prompts=[]"))
+    for step in (5, None):
+        process = fork_server().Process(target=killed_after, args=(step, job, dict(os.environ)))
+        process.start()
+        process.join()
+        assert process.exitcode == (-signal.SIGKILL if step else 0)
+    before, after = (as_rows(inspect(part).history) for part in parts(tmp_path / "run"))
+    expected = rows(tmp_path / "run")
+    assert len(before) < 6, "else the kill has taken nothing, and this test shows nothing"
+    assert after == [pytest.approx(row, rel=1e-12) for row in expected]

@@ -22,13 +22,15 @@ from lightning_lm.runs.step_table import StepTable
 
 log = logging.getLogger(__name__)
 ANSWER = 8.0  # seconds that a server has to answer
+RECENT = 1000  # rows that a kill may have kept from W&B, which writes and sends what it has every 15 s
 
 
 class RunFolderLogger(Logger):
     """Rows of ``metrics.csv``; unlike Lightning's CSVLogger it goes on with a file that is there."""
 
-    def __init__(self, run: Path):
+    def __init__(self, run: Path, lacking: Logger | None = None):
         super().__init__()
+        self.lacking = lacking  # where the latest rows are sent again: it belongs to a run that was killed
         self.table = StepTable(run / "metrics.csv", COLUMNS)
         self.named: set[str] = set()  # figures that no column takes, once they were told
 
@@ -43,6 +45,14 @@ class RunFolderLogger(Logger):
                 "%s: metrics.csv leaves it out; add it to TRAINING or EVALUATED in lightning_lm/figures.py", name
             )
         self.table.append({"step": step, **{k: v for k, v in metrics.items() if k in COLUMNS}})
+
+    @rank_zero_only
+    def go_on_from(self, step: int) -> None:
+        """Drop the rows after ``step``, which will be written again."""
+        self.table.rewind(step)
+        for row in self.table.rows()[-RECENT:] if self.lacking else ():
+            figures = {name: float(value) for name, value in row.items() if value and name != "step"}
+            self.lacking.log_metrics(figures, step=int(row["step"]))
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The run folder's config.yaml has them."""
@@ -97,7 +107,7 @@ def wandb_logger(  # noqa: PLR0913
     """A W&B run that a later start with the same id continues; under W&B's own agent the one that it has made.
 
     Offline, every start writes a part of its own under the same id, which ``wandb sync`` sends in order of time. Steps
-    that were done again after a cut-off are in it twice, at the same ``trainer/global_step``.
+    that were done again after a cut-off are in it twice, at the same ``trainer/global_step``, as are rows sent again.
 
     Where its server can't be reached, the run is kept offline, unless ``require_online``.
 

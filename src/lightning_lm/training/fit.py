@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
@@ -65,6 +66,7 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
         probe(cfg, components, run)
     run_id = (read_json(run / "environment.json") or {}).get("wandb_run_id") or secrets.token_hex(4)
     tests_before = times_tested(run)
+    killed = checkpoint is not None and not (run / "summary.json").exists()
     run.mkdir(parents=True, exist_ok=True)
     keep_log()
     if first:
@@ -74,7 +76,7 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
             write_json(run / "environment.json", notes)
             if checkpoint is not None and checkpoint.name == EXTEND:
                 go_back(run)
-            (run / "summary.json").unlink(missing_ok=True)
+        (run / "summary.json").unlink(missing_ok=True)  # where there is none, the run is at work, or was killed
         write_text(run / "config.yaml", OmegaConf.to_yaml(as_settings(cfg)))  # first: it makes the folder a run's
         write_json(run / "environment.json", notes)
         write_json(run / "ledger.json", ledger)
@@ -83,7 +85,8 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
         log.info("%s", text, extra={"file_only": shown})
     summary: dict[str, Any] = {"status": "failed"}
     try:
-        summary = _train_and_score(cfg, components, run, checkpoint, run_test, run_id)
+        loggers = build_loggers(cfg, run, run_id, killed)
+        summary = _train_and_score(cfg, components, run, checkpoint, run_test, loggers)
         summary["times_tested"] = tests_before + ("test/loss" in summary)
     except Exception as error:
         status, reason = "diverged" if isinstance(error, Diverged) else "failed", CREDENTIALS.sub("…", innermost(error))
@@ -112,10 +115,9 @@ def _write_summary(run: Path, summary: dict[str, Any]) -> None:
 
 
 def _train_and_score(
-    cfg: Config, components: RunComponents, run: Path, checkpoint: Path | None, run_test: bool, run_id: str
+    cfg: Config, components: RunComponents, run: Path, checkpoint: Path | None, run_test: bool, loggers: list[Logger]
 ) -> dict[str, Any]:
     """Train on from a checkpoint, score the best one, and, in the first process, export it; returns the summary."""
-    loggers = build_loggers(cfg, run, run_id)
     callbacks = build_callbacks(cfg, components, run)
     module = build_module(cfg, components, callbacks.budget)
     trainer = build_trainer(cfg, components, run, callbacks, loggers)

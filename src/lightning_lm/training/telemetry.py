@@ -78,8 +78,8 @@ class Telemetry(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         for logger in trainer.loggers:
-            if isinstance(logger, RunFolderLogger) and trainer.is_global_zero:
-                logger.table.rewind(trainer.global_step)
+            if isinstance(logger, RunFolderLogger):
+                logger.go_on_from(trainer.global_step)
         if self._unlogged is not None and trainer.is_global_zero:
             nll, tokens = self._unlogged
             pl_module.train_nll.update(torch.tensor(nll, dtype=torch.float64, device=pl_module.device), int(tokens))

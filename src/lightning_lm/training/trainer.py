@@ -83,7 +83,7 @@ def build_module(cfg: Config, components: RunComponents, budget: Budget) -> Lang
     return kind(components.model, components.objective, configure, cfg.hardware.compile, skips)
 
 
-def build_loggers(cfg: Config, run: Path, run_id: str) -> list[Any]:
+def build_loggers(cfg: Config, run: Path, run_id: str, killed: bool = False) -> list[Any]:
     if cfg.logger.name == "tensorboard":
         return [RunFolderLogger(run), TensorBoardLogger(run, name="tensorboard", version="", default_hp_metric=False)]
     if cfg.logger.name != "wandb":
@@ -101,7 +101,7 @@ def build_loggers(cfg: Config, run: Path, run_id: str) -> list[Any]:
         config=as_settings(cfg),
         require_online=logger.require_online,
     )
-    return [RunFolderLogger(run), dashboard]
+    return [RunFolderLogger(run, dashboard if killed else None), dashboard]
 
 
 def build_strategy(hardware: HardwareConfig) -> Strategy | str:
