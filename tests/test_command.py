@@ -35,7 +35,7 @@ def test_command_refuses_in_one_line_and_leaves_nothing(overrides, expected, tmp
         ("hydra.job.chdir=true", "hydra.job.chdir=true: relative paths would lead elsewhere; leave it out"),
         (
             "--config-path=run",
-            "--config-path=run: a run is composed from conf/; put a recipe into a folder: --config-dir=",
+            "--config-path=run: a run is composed from conf/; a run again: lightning-lm rerun RUN; a recipe",
         ),
     ],
 )

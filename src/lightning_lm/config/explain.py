@@ -54,7 +54,7 @@ def check_form(argv: Sequence[str]) -> None:
         wrong.append(Problem(flag, value, "no such flag", f"settings have no dashes: {text.lstrip('-')}"))
     for flag, value in {"--config-path": args.config_path, "--config-name": args.config_name}.items():
         if value is not None:
-            remedy = "put a recipe into a folder: --config-dir=FOLDER experiment=NAME"
+            remedy = "a run again: lightning-lm rerun RUN; a recipe in a folder: --config-dir=FOLDER experiment=NAME"
             wrong.append(Problem(flag, value, "a run is composed from conf/", remedy))
     for text in args.overrides:
         if text.startswith("~") and text[1:].isidentifier():
