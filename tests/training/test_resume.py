@@ -83,7 +83,7 @@ def test_resuming_with_other_settings(more, dropping, text, tmp_path, monkeypatc
 
 
 def test_a_run_from_before_a_setting_goes_on_as_it_began(dropping, text, tmp_path, monkeypatch, reference):
-    before = {"optimizer": {"layout_aware": False}}
+    before = {"optimizer": {"layout_aware": False}, "trainer": {"exact_gradient_norm": False}}
     old = [f"{axis}.{name}={value}" for axis, part in before.items() for name, value in part.items()]
     run = tmp_path / "run"
     cut_off(monkeypatch, BATCH_END, 14, compose(*settings(dropping, text, run, "optimizer=muon", *old)))

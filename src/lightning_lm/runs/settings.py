@@ -44,11 +44,15 @@ def part_of(run: Path, axis: str) -> Any:
         if option is not None and option not in AXES[axis]:
             raise refuse("run", run, f"it used {axis}={option}, which isn't there now", "check out the run's commit")
         kind = AXES[axis][option] if option else _fitting_class(axis, saved)
-        before = {row.name: row.metadata["before"] for row in fields(kind) if "before" in row.metadata}
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), before, saved))
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), _before(kind), saved))
     except UNREADABLE as error:
         wrong = f"its config.yaml is no run's ({(str(error) or type(error).__name__).splitlines()[0]})"
         raise refuse("run", run, wrong, "name the folder of a run, or of a model") from error
+
+
+def _before(kind: Any) -> dict[str, Any]:
+    """Of settings that are no older than their ``before``, what does what the code did without them."""
+    return {row.name: row.metadata["before"] for row in fields(kind) if "before" in row.metadata}
 
 
 def _fitting_class(axis: str, saved: dict[str, Any]) -> type:
@@ -79,7 +83,8 @@ def config_of(run: Path) -> Config:
         }
         common = OmegaConf.structured(Config())
         for name in saved.keys() - AXES.keys():
-            OmegaConf.update(common, name, saved[name])
+            part = getattr(Config(), name, None)
+            OmegaConf.update(common, name, _before(part) | saved[name] if is_dataclass(part) else saved[name])
         config: Config = OmegaConf.to_object(common)
     except UNREADABLE as error:
         wrong = f"its config.yaml is no run's ({(str(error) or type(error).__name__).splitlines()[0]})"

@@ -3,7 +3,7 @@
 What a checkpoint holds is whole, as one device would write it, so that any number of devices goes on from it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,10 @@ class ShardedLanguageModel(LanguageModel):
         if not isinstance(self.model, FSDPModule):  # a test after the training calls this again
             shard(self.model, self.device_mesh["data_parallel"])
 
-    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
-        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        self.gradient_norm = self.gradient_norm.full_tensor()
+    def _total_norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        squares = super()._total_norm([gradient.to_local() for gradient in gradients]).square()
+        torch.distributed.all_reduce(squares, group=self.device_mesh["data_parallel"].get_group())
+        return squares.sqrt()
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:

@@ -79,8 +79,8 @@ def build_module(cfg: Config, components: RunComponents, budget: Budget) -> Lang
         return optimizer, build_scheduler(optimizer, cfg.scheduler, total_steps, progress)
 
     kind = ShardedLanguageModel if cfg.hardware.strategy == "fsdp" else LanguageModel
-    skips = cfg.trainer.on_nonfinite == "skip"
-    return kind(components.model, components.objective, configure, cfg.hardware.compile, skips)
+    skips, exact = cfg.trainer.on_nonfinite == "skip", cfg.trainer.exact_gradient_norm
+    return kind(components.model, components.objective, configure, cfg.hardware.compile, skips, exact)
 
 
 def build_loggers(cfg: Config, run: Path, run_id: str, killed: bool = False) -> list[Any]:
