@@ -16,7 +16,7 @@ from lightning_lm.callbacks.schema import CALLBACKS, CallbackConfig
 from lightning_lm.constraints import COUNT, REPOSITORY, SEED, Settings, at_least, positive, setting
 from lightning_lm.data.schema import CORPORA, DataConfig, HubDataConfig
 from lightning_lm.errors import Problem, nearest
-from lightning_lm.models.schema import MODELS, ModelConfig
+from lightning_lm.models.schema import MODELS, ModelConfig, TokenizerKind
 from lightning_lm.objectives.schema import OBJECTIVES, ClmConfig, ObjectiveConfig
 from lightning_lm.optim.schema import OPTIMIZERS, SCHEDULERS, AdamWConfig, OptimizerConfig, SchedulerConfig
 
@@ -45,6 +45,10 @@ class TrainerConfig(Settings):
     max_epochs: int | None = setting(None, COUNT, may_grow=True)
     max_steps: int | None = setting(None, COUNT, may_grow=True)  # optimiser steps
     max_tokens: int | None = setting(None, COUNT, may_grow=True)
+    # Tokens that the loss is over: of masked models the chosen ones
+    max_labels: int | None = setting(None, COUNT, may_grow=True)
+    # Of the layers and the head, backwards twice as many as forwards
+    max_flops: float | None = setting(None, positive(", such as 1e15"), may_grow=True)
     max_minutes: float | None = setting(None, positive(""))
     global_batch_size: int = setting(8, COUNT)  # blocks per optimiser step, over all devices
     gradient_clip: float | None = setting(1.0, positive(", or null for no clipping"))  # largest total norm
@@ -170,6 +174,11 @@ def chosen(config: Config) -> dict[str, Any]:
             name = getattr(part, "name", None)
             options[axis] = name if name in fitting else next(iter(fitting), None)
     return options
+
+
+def tokenizer_kind(config: Config) -> TokenizerKind:
+    """Of a tokenizer that learns its vocabulary from the corpus."""
+    return TokenizerKind(config.model.tokenizer_kind or config.objective.facts.tokenizer_kind)
 
 
 def may_change() -> set[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from lightning_lm.config.schema import AXES, Config, OnNonfinite, Strategy
+from lightning_lm.config.schema import AXES, Config, OnNonfinite, Strategy, tokenizer_kind
 from lightning_lm.constraints import Settings, is_share_or_steps, unsatisfied, walk
 from lightning_lm.errors import Problem, Refused, nearest
 from lightning_lm.logs import CREDENTIALS
@@ -63,7 +63,7 @@ def secrets(cfg: Config) -> Iterator[Problem]:
 
 
 def vocabulary(cfg: Config) -> Iterator[Problem]:
-    smallest = cfg.objective.facts.smallest_vocabulary
+    smallest = tokenizer_kind(cfg).smallest
     if cfg.model.tokenizer == TRAIN and cfg.model.vocab_size < smallest:
         remedy = f"give {smallest} or more; 4000 to 50000 is usual"
         yield Problem("model.vocab_size", cfg.model.vocab_size, "smaller than the alphabet", remedy)

@@ -4,7 +4,9 @@ import re
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
 
 from lightning_lm.models.loss import labelled_nll
 from lightning_lm.models.output_head import OutputHead
@@ -40,6 +42,23 @@ def peak_flops(device: str, precision: str, tf32: bool) -> float | None:
     if not known or (precision == "32-true" and (not tf32 or known[1].startswith(NO_TF32))):
         return None
     return PEAKS[known[1]] / (2 if precision == "32-true" else 1)
+
+
+@torch.no_grad()
+def training_flops(model: PreTrainedModel, length: int) -> tuple[float, float]:
+    """What a token costs in the layers of a training step, and a label in the head; backwards twice the forward pass.
+
+    The layers count at every position of a block of ``length`` tokens, also where only labelled ones need the last.
+    """
+    inputs, training = torch.zeros(1, length, dtype=torch.int64, device=model.device), model.training
+    totals = []
+    with torch.compiler.set_stance("force_eager"), sdpa_kernel(SDPBackend.MATH):  # others' products aren't all counted
+        for part in (model.eval().base_model, model):
+            with FlopCounterMode(display=False) as counter:
+                part(input_ids=inputs)
+            totals.append(3 * counter.get_total_flops() / length)
+    model.train(training)
+    return totals[0], totals[1] - totals[0]
 
 
 def flops_per_token(model: nn.Module, head: OutputHead, batch: dict[str, Tensor]) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
 TRAIN = "train"  # as a tokenizer: one that learns its vocabulary from the corpus
 
 
+class TokenizerKind(StrEnum):
+    bpe = "bpe"  # byte-level, as GPT-2's
+    wordpiece = "wordpiece"  # as BERT's; it has a mask token
+
+    @property
+    def smallest(self) -> int:
+        """Tokens that a vocabulary begins with: all bytes and the end; the special tokens and a letter."""
+        return 257 if self is TokenizerKind.bpe else 6
+
+
 @dataclass
 class ModelConfig(Settings):
     """A model of transformers' Auto classes."""
@@ -25,6 +36,7 @@ class ModelConfig(Settings):
     pretrained: bool = True  # true: from_pretrained, false: from_config (random weights)
     tokenizer: str | None = None  # Hub id, folder, or `train`; null: the one that belongs to name_or_path
     vocab_size: int = 8000  # of a trained tokenizer
+    tokenizer_kind: TokenizerKind | None = None  # likewise; null: bpe for clm, wordpiece for mlm
     config: dict[str, Any] = setting({})  # fields of the model's config class
 
     @property

@@ -15,8 +15,7 @@ class ObjectiveFacts:
     task: str  # the pipeline of transformers that uses such a model
     kind: str  # the adjective for such a model
     unit: str  # of the loss, for people
-    tokenizer_kind: str  # of model.tokenizer=train: "bpe" or "wordpiece"
-    smallest_vocabulary: int  # tokens that such a tokenizer begins with
+    tokenizer_kind: str  # of model.tokenizer=train where model.tokenizer_kind is null
     command: tuple[str, str]  # what lightning-lm offers for such a model, and an example's arguments
     perplexity_label: str = "perplexity"  # what it means here, for people
     card_labels: dict[str, str] = field(default_factory=dict)  # on the model card, where figures.py has others
@@ -30,7 +29,6 @@ CLM = ObjectiveFacts(
     kind="causal",
     unit="nats per token",
     tokenizer_kind="bpe",
-    smallest_vocabulary=257,  # all bytes and the end
     command=("generate", "--prompt 'The'"),
     card_labels={"perplexity": "perplexity (per token)", "accuracy": "next-token accuracy"},
 )
@@ -42,7 +40,6 @@ MLM = ObjectiveFacts(
     kind="masked",
     unit="nats per masked token",
     tokenizer_kind="wordpiece",
-    smallest_vocabulary=6,  # the special tokens and a letter
     command=("fill-mask", "--text 'The <mask> is'"),
     perplexity_label="masked-token perplexity",
     card_labels={

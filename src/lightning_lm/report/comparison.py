@@ -13,7 +13,7 @@ from lightning_lm.runs.folder import read_json
 from lightning_lm.runs.numbers import is_number, show
 from lightning_lm.runs.protocol import differing as differing_protocols
 
-LENGTHS = tuple(f"trainer.{name}" for name in ("max_epochs", "max_steps", "max_tokens", "max_minutes"))
+LENGTHS = tuple(f"trainer.max_{name}" for name in ("epochs", "steps", "tokens", "labels", "flops", "minutes"))
 FIRST = ("optimizer.lr", "optimizer.weight_decay")  # of the settings that vary, these lead
 
 

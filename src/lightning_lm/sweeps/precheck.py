@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lightning_lm.config.schema import Config
+from lightning_lm.config.schema import Config, tokenizer_kind
 from lightning_lm.errors import Problem, Refused
 from lightning_lm.launch import PRELOADED
 from lightning_lm.models.schema import TRAIN
@@ -78,7 +78,7 @@ def _build_without_weights(job: Config) -> None:
     if built.num_parameters() < MOST_PARAMETERS:  # tried with random weights
         objective.check_model(model.build(tokenizer, facts.auto_class, facts.name))
     if model.tokenizer != TRAIN:
-        check_components(job, RunComponents(tokenizer, objective, None, built, sys.maxsize))
+        check_components(job, RunComponents(tokenizer, objective, None, built, None, sys.maxsize))
 
 
 def _stand_in(job: Config) -> Any:
@@ -88,4 +88,4 @@ def _stand_in(job: Config) -> Any:
 
     words = Corpus({"train": ""}, lambda split: iter([["few words"]]), "few words")
     with TemporaryDirectory() as folder:
-        return train_tokenizer(words, job.objective.facts.tokenizer_kind, job.model.vocab_size, Path(folder))
+        return train_tokenizer(words, tokenizer_kind(job), job.model.vocab_size, Path(folder))

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from lightning_lm.allocator import keep_freed_blocks
-from lightning_lm.config.schema import Config, HardwareConfig, TrainerConfig
+from lightning_lm.config.schema import Config, HardwareConfig, TrainerConfig, tokenizer_kind
 from lightning_lm.constraints import to_steps
 from lightning_lm.data.corpora.corpus import Corpus
 from lightning_lm.data.datamodule import TextDataModule
 from lightning_lm.data.tokenizer_training import train_tokenizer
 from lightning_lm.errors import Refused, refuse
+from lightning_lm.models.flops import training_flops
 from lightning_lm.models.loading import fit_together, layers, load_tokenizer
 from lightning_lm.models.schema import TRAIN
 from lightning_lm.objectives.objective import Objective
@@ -24,6 +25,20 @@ from lightning_lm.optim.groups import sort_parameters
 
 DEFAULT_EPOCHS = 3  # where no duration is named
 PROFILED_STEPS = 10  # that a trace takes, with those before it
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a token of training brings and takes, on average."""
+
+    labels: float
+    flops_layers: float
+    flops_head: float
+
+    def of(self, tokens: int) -> dict[str, float]:
+        """The figures of the summary."""
+        labels, layers, head = (tokens * x for x in (self.labels, self.flops_layers, self.flops_head))
+        return {"labels_seen": round(labels), "flops_layers": layers, "flops_head": head}
 
 
 @dataclass
@@ -34,6 +49,7 @@ class RunComponents:
     objective: Objective
     data: TextDataModule
     model: nn.Module
+    costs: "Costs"
     max_steps: int  # optimiser steps; sys.maxsize where only the clock ends the run
 
 
@@ -51,7 +67,8 @@ def build(cfg: Config) -> RunComponents:
     data.prepare_data()
     L.seed_everything(cfg.seed, verbose=False)
     model = build_model(cfg, tokenizer, objective)
-    components = RunComponents(tokenizer, objective, data, model, total_steps(cfg.trainer, data))
+    costs = build_costs(data, model)
+    components = RunComponents(tokenizer, objective, data, model, costs, total_steps(cfg.trainer, data, costs))
     check_components(cfg, components)
     return components
 
@@ -94,7 +111,7 @@ def accelerator(hardware: HardwareConfig) -> str:
 
 def build_tokenizer(cfg: Config, corpus: Corpus) -> Any:
     if cfg.model.tokenizer == TRAIN:
-        return train_tokenizer(corpus, cfg.objective.facts.tokenizer_kind, cfg.model.vocab_size, cfg.data.cache)
+        return train_tokenizer(corpus, tokenizer_kind(cfg), cfg.model.vocab_size, cfg.data.cache)
     if cfg.model.tokenizer is not None:
         return load_tokenizer(cfg.model.tokenizer)
     return load_tokenizer(cfg.model.name_or_path, cfg.model.revision)
@@ -136,14 +153,25 @@ def build_model(cfg: Config, tokenizer: Any, objective: Objective) -> nn.Module:
     return model
 
 
-def total_steps(trainer: TrainerConfig, data: TextDataModule) -> int:
+def build_costs(data: TextDataModule, model: nn.Module) -> Costs:
+    labels = data.labels_per_token()
+    layers, head = training_flops(model, data.block_size)
+    return Costs(labels, layers, head * labels)
+
+
+def total_steps(trainer: TrainerConfig, data: TextDataModule, costs: Costs) -> int:
     """Optimiser steps until the first of the named limits; ``sys.maxsize`` where only the clock ends the run."""
     plan = data.plan("train")
     limits = [trainer.max_steps] if trainer.max_steps else []
     if trainer.max_epochs:
         limits.append(trainer.max_epochs * plan.steps)
-    if trainer.max_tokens:
-        epochs, rest = divmod(math.ceil(trainer.max_tokens / data.block_size), plan.samples)
+    if trainer.max_labels and not costs.labels:
+        raise refuse("trainer.max_labels", trainer.max_labels, "the training text has no labels", "give a longer text")
+    tokens = [trainer.max_tokens] if trainer.max_tokens else []
+    tokens += [trainer.max_labels / costs.labels] if trainer.max_labels else []
+    tokens += [trainer.max_flops / (costs.flops_layers + costs.flops_head)] if trainer.max_flops else []
+    if tokens:
+        epochs, rest = divmod(math.ceil(min(tokens) / data.block_size), plan.samples)
         limits.append(epochs * plan.steps + math.ceil(rest / plan.global_batch_size))
     if not limits and trainer.max_minutes is None:
         limits.append(DEFAULT_EPOCHS * plan.steps)

@@ -36,7 +36,7 @@ def to_extend_from(cfg: Config, components: RunComponents, run: Path) -> Path | 
     Raises:
         Refused: the rates up to there depend on the end, or no such checkpoint is left.
     """
-    before = total_steps(config_of(run).trainer, components.data)
+    before = total_steps(config_of(run).trainer, components.data, components.costs)
     last, extend = to_go_on_from(run), run / "checkpoints" / EXTEND
     ended = (read_json(run / "summary.json") or {}).get("status") in ("finished", "pruned")
     if last is None and not ended:

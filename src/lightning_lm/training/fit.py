@@ -146,6 +146,7 @@ def _train_and_score(
         **figures,
         **measured,
         "tokens_seen": telemetry.tokens_seen(steps),
+        **components.costs.of(telemetry.tokens_seen(steps)),
         **telemetry.speed,
         "seconds": telemetry.seconds,
         "steps": steps,

@@ -101,8 +101,12 @@ def show_plan(cfg: Config, components: RunComponents, run: Path) -> str:
         log.warning("run_dir=%s: the disk may become full; make room, or choose a folder on another disk", run)
     batch = components.data.first_training_batch(1)
     text = components.tokenizer.decode(batch["input_ids"][0].tolist())
+    tokens = plan.global_batch_size * cfg.data.block_size
+    cost = components.costs.of(tokens)
     return (
-        f"{parameters:,} parameters; {steps}, of {plan.global_batch_size * cfg.data.block_size:,} tokens each\n"
+        f"{parameters:,} parameters; {steps}, of {tokens:,} tokens each\n"
+        f"a step: {cost['labels_seen']:,} labels, {cost['flops_layers']:.3g} FLOPs in the layers,"
+        f" {cost['flops_head']:.3g} in the head\n"
         f"disk: about {needed:.2g} GB for checkpoints and export; {free:.3g} GB are free\n"
         f"the first block: {text[:SHOWN]!r}{'…' * (len(text) > SHOWN)}"
     )
