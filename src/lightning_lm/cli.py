@@ -19,13 +19,17 @@ from lightning_lm.logs import tell_of_imports
 SAMPLING = {"temperature": 0.8, "top_k": 50, "top_p": 1.0}  # where not given
 CONSTRAINTS = {
     **dict.fromkeys(("max_new_tokens", "num_samples", "guesses", "stride", "batch_size", "runs"), COUNT),
+    "pairs": at_least(2),
     "temperature": positive(", or --greedy"),
     "top_k": at_least(0),
     "top_p": Constraint(lambda value: 0 < value <= 1, "a number above 0, at most 1"),
     "seed": SEED,
     "block_size": at_least(2, " tokens"),
 }
-OPTIONS = {"guesses": "top_k"}  # how users know them, where it differs
+OPTIONS = {"guesses": "top_k", "convention": "as"}  # how users know them, where it differs
+# Of evaluate, what says how a text is scored
+TEXT_OPTIONS = ("block_size", "stride", "objective", "batch_size", "separator", "text_column", "name", "revision")
+TEXT_OPTIONS += ("convention", "documents", "prefix")
 
 
 class Parser(argparse.ArgumentParser):
@@ -66,6 +70,8 @@ def parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, metavar="N", help="windows at once; default: up to 4096 tokens")
     about = "the figures of lm-evaluation-harness's task wikitext, or of transformers' documentation"
     add("--as", dest="convention", choices=["lm-eval", "hf-docs"], help=about)
+    add("--task", choices=["blimp"], help="minimal pairs: which of two sentences is likelier; see docs/pair.md")
+    add("--pairs", type=int, metavar="N", help="of each paradigm the first N pairs; default: all")
     add("--text-column", help="of json lines, csv, parquet and Hub data; default: text")
     add("--name", help="configuration of a Hub data set")
     add("--revision", help="branch, tag or commit of a Hub data set")
@@ -159,6 +165,11 @@ def check(args: argparse.Namespace) -> None:
         choices += ["stride", "batch_size"] if args.convention == "lm-eval" else []
         fixed = [name for name in choices if name in given]
         wrong |= dict.fromkeys(fixed, (f"--as {args.convention} leaves no choice", "leave it out"))
+    if "task" in given:
+        others = {*TEXT_OPTIONS, "nll"} & given.keys()
+        wrong |= dict.fromkeys(others, ("minimal pairs have no use for it", "leave it out"))
+    elif "pairs" in given:
+        wrong["pairs"] = "is for minimal pairs", "give --task blimp, too"
     for name in ("json", "nll"):
         path = Path(given.get(name, "-"))
         if path != Path("-") and (path.is_dir() or not path.absolute().parent.is_dir()):
@@ -216,15 +227,24 @@ def fill_mask(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     from lightning_lm.evaluation import scoring
 
-    names = ("block_size", "stride", "objective", "batch_size", "separator", "text_column", "name", "revision")
-    names += ("convention", "documents", "prefix")
-    given = {name: getattr(args, name) for name in names}
+    if args.task is not None:
+        from lightning_lm.evaluation.minimal_pairs import score_pairs
+
+        pairs = score_pairs(args.model, args.data, args.pairs)
+        tell(pairs, pairs.as_json(), args.json)
+        return
+    given = {name: getattr(args, name) for name in TEXT_OPTIONS}
     evaluation = scoring.evaluate(args.model, args.data, args.split, **given)
     if args.nll is not None:
         evaluation.token_losses.write(args.nll)
-    print(evaluation.as_json() if args.json == "-" else evaluation)
-    if args.json not in (None, "-"):
-        Path(args.json).write_text(evaluation.as_json() + "\n", encoding="utf-8")
+    tell(evaluation, evaluation.as_json(), args.json)
+
+
+def tell(result: object, as_json: str, place: str | None) -> None:
+    """Show a result to people, or as JSON where the place is "-"; any other place is a file that gets the JSON."""
+    print(as_json if place == "-" else result)
+    if place not in (None, "-"):
+        Path(place).write_text(as_json + "\n", encoding="utf-8")
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -238,10 +258,7 @@ def compare(args: argparse.Namespace) -> None:
         from lightning_lm.evaluation.comparison import compare_models
 
         comparison = compare_models(args.a, args.b, args.data, args.split or "test")
-    written = json.dumps(comparison.as_dict(), indent=2, ensure_ascii=False)
-    print(written if args.json == "-" else comparison)
-    if args.json not in (None, "-"):
-        Path(args.json).write_text(written + "\n", encoding="utf-8")
+    tell(comparison, json.dumps(comparison.as_dict(), indent=2, ensure_ascii=False), args.json)
 
 
 def push(args: argparse.Namespace) -> None:

@@ -54,8 +54,27 @@ def over_documents(totals: np.ndarray, sizes: np.ndarray) -> Estimate:
             rng=np.random.default_rng(0),
         ).standard_error
     )
-    value, half = totals.sum() / sizes.sum(), stats.t.ppf((1 + LEVEL) / 2, count - 1) * error
-    p_value = 2 * stats.t.sf(abs(value) / error, count - 1) if error else float(value == 0)
+    return _by_t(totals.sum() / sizes.sum(), error, count - 1)
+
+
+def over_strata(values: np.ndarray, strata: np.ndarray) -> Estimate:
+    """The mean over strata of their means, such as that of paradigms of minimal pairs, or of a difference in them.
+
+    Values are drawn within their stratum: the strata are those of the test. The error is the bootstrap's, corrected by
+    n/(n−1); for means it needs no draws (Efron & Tibshirani, 1993, ch. 6).
+
+    Args:
+        values: [n].
+        strata: [n], the name of each one's stratum; two or more values have the same.
+    """
+    parts = [values[strata == stratum] for stratum in np.unique(strata)]
+    error = math.sqrt(sum(part.var(ddof=1) / len(part) for part in parts)) / len(parts)
+    return _by_t(np.mean([part.mean() for part in parts]), error, len(values) - len(parts))
+
+
+def _by_t(value: float, error: float, freedom: int) -> Estimate:
+    half = stats.t.ppf((1 + LEVEL) / 2, freedom) * error
+    p_value = 2 * stats.t.sf(abs(value) / error, freedom) if error else float(value == 0)
     return Estimate(float(value), float(value - half), float(value + half), float(p_value))
 
 
