@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from lightning_lm.constraints import COUNT, SEED, Constraint, at_least, positive
+from lightning_lm.constraints import COUNT, PROBABILITY, SEED, Constraint, at_least, positive
 from lightning_lm.errors import Died, Problem, Refused
 from lightning_lm.faults import told_in_one_line
 from lightning_lm.logs import tell_of_imports
@@ -18,14 +18,16 @@ from lightning_lm.logs import tell_of_imports
 
 SAMPLING = {"temperature": 0.8, "top_k": 50, "top_p": 1.0}  # where not given
 CONSTRAINTS = {
-    **dict.fromkeys(("max_new_tokens", "num_samples", "guesses", "stride", "batch_size", "runs"), COUNT),
+    **dict.fromkeys(("max_new_tokens", "num_samples", "guesses", "stride", "batch_size", "runs", "mask_draws"), COUNT),
     "pairs": at_least(2),
+    "mlm_probability": PROBABILITY,
     "temperature": positive(", or --greedy"),
     "top_k": at_least(0),
     "top_p": Constraint(lambda value: 0 < value <= 1, "a number above 0, at most 1"),
     "seed": SEED,
     "block_size": at_least(2, " tokens"),
 }
+MASKING = ("mlm_probability", "whole_word")  # of evaluate
 OPTIONS = {"guesses": "top_k", "convention": "as"}  # how users know them, where it differs
 # Of evaluate, what says how a text is scored
 TEXT_OPTIONS = ("block_size", "stride", "objective", "batch_size", "separator", "text_column", "name", "revision")
@@ -79,6 +81,9 @@ def parser() -> argparse.ArgumentParser:
     about = "windows stay inside documents; default: the run's, or one stream"
     add("--documents", action=argparse.BooleanOptionalAction, help=about)
     add("--prefix", choices=["auto", "bos", "eos", "none"], help="before a document; auto: bos, or else eos")
+    add("--mask-draws", type=int, metavar="N", help="draw a masked model's masks so often; default: 1")
+    add("--mlm-probability", type=float, metavar="P", help="share of tokens to mask; default: the objective's, 0.15")
+    add("--whole-word", action=argparse.BooleanOptionalAction, help="mask whole words; default: as the objective does")
     add("--json", metavar="PATH", help="write the figures as JSON; '-': to stdout, in place of the table")
     add("--nll", metavar="FILE", type=Path, help="write what each token cost, in nats, as Parquet; see docs/figures.md")
 
@@ -166,10 +171,12 @@ def check(args: argparse.Namespace) -> None:
         fixed = [name for name in choices if name in given]
         wrong |= dict.fromkeys(fixed, (f"--as {args.convention} leaves no choice", "leave it out"))
     if "task" in given:
-        others = {*TEXT_OPTIONS, "nll"} & given.keys()
+        others = {*TEXT_OPTIONS, *MASKING, "mask_draws", "nll"} & given.keys()
         wrong |= dict.fromkeys(others, ("minimal pairs have no use for it", "leave it out"))
     elif "pairs" in given:
         wrong["pairs"] = "is for minimal pairs", "give --task blimp, too"
+    if given.get("mask_draws", 1) > 1 and "nll" in given:
+        wrong["nll"] = "it holds one draw of the masks", "leave out one of the two"
     for name in ("json", "nll"):
         path = Path(given.get(name, "-"))
         if path != Path("-") and (path.is_dir() or not path.absolute().parent.is_dir()):
@@ -233,7 +240,8 @@ def evaluate(args: argparse.Namespace) -> None:
         pairs = score_pairs(args.model, args.data, args.pairs)
         tell(pairs, pairs.as_json(), args.json)
         return
-    given = {name: getattr(args, name) for name in TEXT_OPTIONS}
+    given = {name: getattr(args, name) for name in TEXT_OPTIONS} | {"mask_draws": args.mask_draws or 1}
+    given["masking"] = {name: value for name in MASKING if (value := getattr(args, name)) is not None}
     evaluation = scoring.evaluate(args.model, args.data, args.split, **given)
     if args.nll is not None:
         evaluation.token_losses.write(args.nll)

@@ -33,6 +33,28 @@ def test_of_1000_pairs_of_equal_models_5_percent_are_told_apart(documents: int):
     assert 0.035 <= rejected(1000, documents) <= 0.065
 
 
+def drawn_losses(draw: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One model on documents of WikiText's lengths: NLL, right guesses and tokens; long documents are a bit easier."""
+    tokens = np.maximum(50, draw.lognormal(8, 0.7, count)).astype(int).astype(float)
+    of_document = 3.6 - 0.05 * np.log(tokens / 3000) + 0.25 * draw.standard_t(4, count)
+    of_tokens = 2.8 * draw.standard_normal(count) / np.sqrt(tokens)
+    return (of_document + of_tokens) * tokens, draw.binomial(tokens.astype(int), draw.beta(18, 27, count)), tokens
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("documents", [10, 20, 60])
+def test_intervals_of_loss_and_accuracy_hold_the_truth(documents: int):
+    """Measured over 1000 texts each, loss and accuracy: 95 and 92 % at 10, 92 and 93 % at 20, 93 and 94 % at 60."""
+    nll, hits, tokens = drawn_losses(np.random.default_rng(99), 10**6)
+    truth = nll.sum() / tokens.sum(), hits.sum() / tokens.sum()
+    draw, covered = np.random.default_rng(1), []
+    for _ in range(1000):
+        nll, hits, tokens = drawn_losses(draw, documents)
+        found = [over_documents(sums, tokens) for sums in (nll, hits)]
+        covered.append([of.low <= value <= of.high for of, value in zip(found, truth, strict=True)])
+    assert (np.mean(covered, axis=0) >= 0.92).all(), np.mean(covered, axis=0)
+
+
 @pytest.mark.slow
 def test_a_planted_effect_is_found_as_often_as_it_should_be():
     draw = np.random.default_rng(3)

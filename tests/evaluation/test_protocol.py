@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tiny import write_gpt2, write_text
 
+from lightning_lm import cli
 from lightning_lm.evaluation.scoring import evaluate
 from lightning_lm.runs.protocol import short_hash
 
@@ -63,7 +64,54 @@ def test_the_protocol_names_what_was_done_and_nothing_else(
     assert eos.separators == 29 and "of the tokens scored, 29 are separators" in str(eos)
     assert found.separators == 0 and "separators" not in str(found)
     assert "95 % intervals over documents of this text" in str(found)
-    assert "15% of the tokens masked" in str(others[4]) and others[4].intervals.keys() == {"loss", "perplexity"}
+    assert "15% of the tokens masked" in str(others[4]) and others[4].intervals.keys() == {
+        "loss",
+        "perplexity",
+        "accuracy",
+    }
+
+
+def test_the_interval_of_accuracy(records: Path, tiny_gpt2: Path):
+    """From the documents' own figures, each of which is scored by itself."""
+    found = evaluate(tiny_gpt2, str(records), block_size=32, documents=True)
+    low, high = found.intervals["accuracy"]
+    assert 0 <= low < found.accuracy < high <= 1
+    alone = []
+    for line in records.open():
+        (records.parent / "one.jsonl").write_text(line)
+        one = evaluate(tiny_gpt2, str(records.parent / "one.jsonl"), block_size=32, documents=True)
+        alone.append((one.accuracy * one.tokens, one.tokens))
+    hits, tokens = np.array(alone).T
+    assert hits.sum() / tokens.sum() == pytest.approx(found.accuracy)
+    draw = np.random.default_rng(5)
+    ratios = [hits[of].sum() / tokens[of].sum() for of in (draw.integers(30, size=30) for _ in range(4000))]
+    assert high - low == pytest.approx(2 * 2.045 * np.std(ratios) * math.sqrt(30 / 29), rel=0.05)
+
+
+def test_masks_are_drawn_again(records: Path, tiny_bert: Path, capsys):
+    one = evaluate(tiny_bert, str(records), block_size=32)
+    many = evaluate(tiny_bert, str(records), block_size=32, mask_draws=5)
+    assert many.draws[0] == pytest.approx(one.loss) and len(set(many.draws)) == 5
+    assert min(many.draws) < many.loss < max(many.draws) and many.tokens > 4 * one.tokens
+    assert json.loads(many.as_json())["mask_draws"] == many.draws
+    assert "standard deviation of the loss" in str(many) and "15% of the tokens masked in 5 draws" in str(many)
+    half = evaluate(tiny_bert, str(records), block_size=32, masking={"mlm_probability": 0.5, "whole_word": True})
+    assert half.tokens > 2.5 * one.tokens and "50% of the words masked" in str(half)
+
+
+@pytest.mark.parametrize(
+    ("typed", "problem"),
+    [
+        (["--mask-draws", "5"], "--mask-draws=5: a causal model has no masks"),
+        (["--mlm-probability", "0.3"], "--mlm-probability=0.3: a causal model has no masks"),
+        (["--no-whole-word"], "--whole-word=False: a causal model has no masks"),
+        (["--mlm-probability", "15"], "--mlm-probability=15.0: out of range"),
+        (["--mask-draws", "5", "--nll", "x.parquet"], "--nll=x.parquet: it holds one draw of the masks"),
+    ],
+)
+def test_refused_masks(records: Path, tiny_gpt2: Path, capsys, typed: list[str], problem: str):
+    assert cli.main(["evaluate", str(tiny_gpt2), "--data", str(records), *typed]) == 2
+    assert problem in capsys.readouterr().err
 
 
 def test_a_short_text_has_no_intervals(tiny_gpt2: Path, tmp_path: Path):

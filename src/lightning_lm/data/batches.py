@@ -43,12 +43,22 @@ class Batches(Dataset):
     An item has the collator's arrays, such as ``input_ids`` and ``labels`` int64 [n, block_size]; ``labelled`` int64
     [labels], the positions in the flattened batch that have a label; ``attention_mask`` where there is padding; in
     training (``seed`` given) ``num_labels``, the labels of the whole optimiser step over all ranks; in evaluation
-    ``words`` and ``bytes``, the size of the text that the scored tokens spell.
+    ``words`` and ``bytes``, the size of the text that the scored tokens spell. Evaluation masks differ by ``draw``.
     """
 
-    def __init__(self, windows: Windows, collator: Collator, plan: BatchPlan, rank: int, seed: int | None, pad_id: int):
+    def __init__(
+        self,
+        windows: Windows,
+        collator: Collator,
+        plan: BatchPlan,
+        rank: int,
+        seed: int | None,
+        pad_id: int,
+        draw: int = 0,
+    ):
         self.windows, self.collator, self.plan, self.rank = windows, collator, plan, rank
         self.seed, self.pad_id = seed, pad_id
+        self.evaluation = masking.key(EVALUATION, draw) if draw else masking.key(EVALUATION)
         self._order = (-1, np.empty(0, dtype=np.int64))
         self._labels = ((-1, -1), 0)
 
@@ -57,7 +67,7 @@ class Batches(Dataset):
         places = self.plan.of_rank(micro, self.rank)
         indices = self._indices(epoch, places if len(places) else np.zeros(1, dtype=np.int64))
         windows = self.windows.take(indices)
-        key = masking.key(EVALUATION) if self.seed is None else masking.key(TRAINING, self.seed, epoch)
+        key = self.evaluation if self.seed is None else masking.key(TRAINING, self.seed, epoch)
         arrays = self.collator.collate(windows, key, self.windows.stream.word_starts)
         if not len(places):  # this rank only keeps step with the others
             arrays["labels"] = np.full_like(arrays["labels"], -100)

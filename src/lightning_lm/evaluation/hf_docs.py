@@ -56,10 +56,11 @@ def score_as_docs(subject: Subject, block_size: int | None, stride: int | None, 
     for row in rows:
         text.add(row)
     stream = joined(rows, tokenizer)
-    nll = np.full(len(stream.tokens), np.nan)
-    figures = score(model, tokenizer, objective, Windows(stream, length, stride), batch_size=batch_size, nll_of=nll)
+    of_tokens = np.full((1, 2, len(stream.tokens)), np.nan)
+    over = Windows(stream, length, stride)
+    figures = score(model, tokenizer, objective, over, batch_size=batch_size, of_tokens=of_tokens)
     windows = {"block_size": length, "stride": stride}
-    loss, counted = docs_loss(nll, length, stride)
+    loss, counted = docs_loss(of_tokens[0, 0], length, stride)
     return subject.evaluation(
         **windows,
         figures={"perplexity": exp(loss), "counted": counted}

@@ -10,19 +10,22 @@ from lightning_lm.data.token_stream import TokenStream
 from lightning_lm.training.metrics import exp
 
 
-def intervals(stream: TokenStream, of: Documents, nll: np.ndarray, whole_text: bool) -> dict[str, tuple[float, float]]:
-    """The 95 % interval of each figure that is a ratio of the NLL; none of them where there are too few documents.
+def intervals(
+    stream: TokenStream, of: Documents, of_tokens: np.ndarray, whole_text: bool
+) -> dict[str, tuple[float, float]]:
+    """The 95 % interval of each figure that is a ratio of sums; none of them where there are too few documents.
 
     Args:
-        nll: float64 [tokens], NaN where a token was not scored.
+        of_tokens: as ``score`` fills it.
         whole_text: whether there are figures per byte and per word.
     """
-    scored, document = ~np.isnan(nll), np.repeat(of.of_row, np.diff(stream.row_ends, prepend=0))
+    document = np.repeat(of.of_row, np.diff(stream.row_ends, prepend=0))
+    sums, hits = (np.bincount(document, row, len(of.bytes)) for row in np.nansum(of_tokens, axis=0))
+    scored = (~np.isnan(of_tokens[:, 0])).sum(axis=0)
     sizes = {"tokens": np.bincount(document, scored, len(of.bytes))}
     held = sizes["tokens"] > 0
     if held.sum() < FEWEST_DOCUMENTS:
         return {}
-    sums = np.bincount(document, np.where(scored, nll, 0.0), len(of.bytes))
     if whole_text:
         sizes["words"] = np.bincount(of.of_row, np.diff(stream.words, prepend=0))
         sizes["bytes"] = of.bytes * math.log(2)
@@ -31,6 +34,8 @@ def intervals(stream: TokenStream, of: Documents, nll: np.ndarray, whole_text: b
         found = over_documents(sums[held], size[held])
         bounds[name] = found.low, found.high
     figures = {"loss": bounds["tokens"], "perplexity": (exp(bounds["tokens"][0]), exp(bounds["tokens"][1]))}
+    right = over_documents(hits[held], sizes["tokens"][held])
+    figures["accuracy"] = max(0.0, right.low), min(1.0, right.high)
     if whole_text:
         figures |= {"bits_per_byte": bounds["bytes"], "word_perplexity": tuple(map(exp, bounds["words"]))}
     return figures

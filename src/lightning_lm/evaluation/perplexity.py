@@ -1,5 +1,7 @@
 """Exact figures of any causal or masked model, over disjoint blocks or a sliding window."""
 
+from itertools import chain
+
 import numpy as np
 import torch
 from torch import nn
@@ -30,13 +32,17 @@ TOKENS_PER_BATCH = 4096  # where no batch size is given
 SIZES = {"tokens": "tokens scored", "words": "words and line ends", "bytes": "bytes"}  # of the text, for people
 
 
-def score_by_token(subject: Subject, block_size: int | None, stride: int | None, batch_size: int | None) -> Evaluation:
+def score_by_token(
+    subject: Subject, block_size: int | None, stride: int | None, batch_size: int | None, draws: int
+) -> Evaluation:
     """Our own figures, with their intervals; the arguments are those of ``evaluate``.
 
     Raises:
         Refused: windows that don't suit the model, or a text that has nothing to score.
     """
     model, tokenizer, objective = subject.opened.model, subject.opened.tokenizer, subject.opened.objective
+    if draws > 1 and objective.facts.kind == "causal":
+        raise refuse("--mask-draws", draws, "a causal model has no masks", "leave it out")
     limit = positions(model)
     block_size = block_size or (subject.run.data.block_size if subject.run else min(limit or 1024, 1024))
     if limit is not None and block_size > limit:
@@ -54,23 +60,27 @@ def score_by_token(subject: Subject, block_size: int | None, stride: int | None,
     if subject.text.documents:
         prefix = subject.text.prefix if objective.shift else "none"
         within = bounds(subject.corpus, subject.key, stream, tokenizer, subject.text.separator, prefix)
-    nll = np.full(len(stream.tokens), np.nan)
+    of_tokens = np.full((draws, 2, len(stream.tokens)), np.nan)
     windows = evaluation_windows(stream, block_size, stride, within)
-    figures = score(model, tokenizer, objective, windows, batch_size=batch_size, nll_of=nll)
+    figures = score(model, tokenizer, objective, windows, batch_size=batch_size, of_tokens=of_tokens)
+    nll = of_tokens[:, 0]
     text = documents(subject.corpus, subject.key)
     how = protocol(
         text.text, subject.text.separator, tokenizer, objective, block_size=block_size, stride=stride, within=within
     )
+    if how["masking"]:
+        how["masking"]["draws"] = draws
     return subject.evaluation(
         block_size=block_size,
         stride=stride,
         figures=figures,
         labels=labels(objective.facts),
-        intervals=intervals(stream, text, nll, "bits_per_byte" in figures),
+        intervals=intervals(stream, text, of_tokens, "bits_per_byte" in figures),
         unit=text.unit,
         protocol=how,
-        separators=int(np.isin(stream.tokens[~np.isnan(nll)], tokenizer.all_special_ids).sum()),
-        token_losses=token_losses(stream, text, nll, tokenizer, how),
+        separators=int(np.isin(stream.tokens[~np.isnan(nll[0])], tokenizer.all_special_ids).sum()),
+        draws=np.nanmean(nll, axis=1).tolist() if draws > 1 else [],
+        token_losses=token_losses(stream, text, nll[0], tokenizer, how) if draws == 1 else None,
     )
 
 
@@ -100,7 +110,7 @@ def score(
     windows: Windows,
     *,
     batch_size: int | None = None,
-    nll_of: np.ndarray | None = None,
+    of_tokens: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Score every token once: for CLM all that have one before them, for MLM those that the masks choose.
 
@@ -111,7 +121,8 @@ def score(
         model: of the objective's Auto class; put in eval mode. It stays on its device.
         windows: over a split's tokens, by the same tokenizer; their stride is one that ``check_windows`` allows.
         batch_size: windows per forward pass; None: as many as make 4096 tokens.
-        nll_of: float64 [tokens of the stream], gets in nats what each token cost that was scored.
+        of_tokens: float64 [draws of the masks, 2, tokens of the stream], gets of each token that was scored what it
+            cost, in nats, and whether the likeliest guess was right. Without it the masks are drawn once.
 
     Returns:
         ``loss`` in nats per scored token, ``perplexity``, ``accuracy``; for CLM ``bits_per_byte`` and
@@ -123,20 +134,29 @@ def score(
     objective, stream = objective.for_overlapping_windows(), windows.stream
     plan = BatchPlan(len(windows), batch_size or max(1, TOKENS_PER_BATCH // windows.size), 1, 1)
     pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    batches = Batches(windows, objective, plan, rank=0, seed=None, pad_id=pad_id)
-    loader = DataLoader(batches, batch_size=None, sampler=Positions(plan, lambda: 0), generator=torch.Generator())
-
+    draws = 1 if of_tokens is None else len(of_tokens)
+    loaders = [
+        DataLoader(
+            Batches(windows, objective, plan, rank=0, seed=None, pad_id=pad_id, draw=draw),
+            batch_size=None,
+            sampler=Positions(plan, lambda: 0),
+            generator=torch.Generator(),
+        )
+        for draw in range(draws)
+    ]
     device = next(model.eval().parameters()).device
     head, metric = find_head(model), TokenNLL().to(device)
     with torch.inference_mode():
-        for number, batch in enumerate(tqdm(loader, desc="evaluating", unit="batch", leave=False, disable=None)):
+        total, batches = draws * len(loaders[0]), chain.from_iterable(loaders)
+        for number, batch in enumerate(tqdm(batches, "evaluating", total, unit="batch", leave=False, disable=None)):
             text = {"words": float(batch.pop("words")), "bytes": float(batch.pop("bytes"))}
             sums = labelled_nll(model, head, {name: x.to(device) for name, x in batch.items()}, with_hits=True)
-            metric.update(sums.nll, sums.tokens, sums.hits, **(text if objective.text_metrics else {}))
-            if nll_of is not None:
+            metric.update(sums.nll, sums.tokens, sums.hits.sum(), **(text if objective.text_metrics else {}))
+            if of_tokens is not None:
+                draw, step = divmod(number, plan.steps)
                 window, place = np.divmod(batch["labelled"].numpy(), windows.size)
-                begin = windows.begin(plan.of_step(number))
-                nll_of[begin[window] + place + objective.shift] = sums.of_tokens.cpu()
+                at = windows.begin(plan.of_step(step))[window] + place + objective.shift
+                of_tokens[draw][:, at] = torch.stack([sums.of_tokens, sums.hits.double()]).cpu()
     if not metric.tokens:
         wrong = f"of its {len(stream.tokens)} token(s) none is scored"
         raise refuse("data", "the text", wrong, "give a longer text")

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass, field
+from statistics import stdev
 from typing import Any
 
 from lightning_lm.runs.protocol import as_line, short_hash
@@ -25,6 +26,7 @@ class Evaluation:
     protocol: dict[str, Any] = field(default_factory=dict)
     made_with: dict[str, Any] = field(default_factory=dict)
     separators: int = 0  # of the scored tokens
+    draws: list[float] = field(default_factory=list)  # the loss by each of several draws of the masks
     token_losses: Any = None
 
     def __getattr__(self, name: str) -> float:
@@ -49,6 +51,9 @@ class Evaluation:
             )
         notes = [f"95 % intervals over {self.unit}s of this text, for this model"] if self.intervals else []
         notes += [f"of the tokens scored, {self.separators:,} are separators"] if self.separators else []
+        if self.draws:
+            spread = f"{stdev(self.draws):.4f} between {len(self.draws)} draws of the masks"
+            notes.append(f"figures are over all draws together; standard deviation of the loss: {spread}")
         notes += [as_line(self.protocol)] if self.protocol else []
         return "\n".join([head, *rows, *notes])
 
@@ -57,6 +62,7 @@ class Evaluation:
         names = ("model", "objective", "data", "split", "block_size", "stride")
         facts: dict[str, Any] = {name: getattr(self, name) for name in names} | self.figures
         facts |= {"intervals": self.intervals, "interval_unit": self.unit, "separators": self.separators}
+        facts |= {"mask_draws": self.draws} if self.draws else {}
         facts |= {"protocol": self.protocol, "protocol_hash": short_hash(self.protocol), "made_with": self.made_with}
         return json.dumps(_finite(facts), indent=2, ensure_ascii=False)
 

@@ -7,7 +7,7 @@ from lightning_lm.evaluation.result import Evaluation
 from lightning_lm.evaluation.subject import opened_subject
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 (each is an option of the command)
     model: str | os.PathLike,
     data: str | None = None,
     split: str = "test",
@@ -17,6 +17,8 @@ def evaluate(
     objective: str | None = None,
     batch_size: int | None = None,
     convention: str | None = None,
+    mask_draws: int = 1,
+    masking: dict[str, Any] | None = None,
     **text_options: Any,
 ) -> Evaluation:
     """Exact figures of a run's or another model on a text.
@@ -31,6 +33,8 @@ def evaluate(
         batch_size: windows at once; None: up to 4096 tokens.
         convention: ``lm-eval`` for the figures of lm-evaluation-harness's task ``wikitext``, ``hf-docs`` for the
             perplexity of transformers' documentation; None: our own.
+        mask_draws: of a masked model, how often other masks are drawn; the first is that of the training's evaluation.
+        masking: ``mlm_probability`` and ``whole_word``, where they shall be others than the objective's own.
         text_options: ``separator`` between rows (None: the run's, or ``auto``); ``documents``, whether windows stay
             inside documents, and the ``prefix`` before each (None: the run's, or no, and ``auto``); ``text_column``,
             ``name`` and ``revision`` of a data set.
@@ -38,7 +42,7 @@ def evaluate(
     Raises:
         Refused: there is no such model or text, or they don't go together.
     """
-    with opened_subject(os.fspath(model), data, split, objective, **text_options) as subject:
+    with opened_subject(os.fspath(model), data, split, objective, masking or {}, **text_options) as subject:
         if convention == "lm-eval":
             from lightning_lm.evaluation.lm_eval import score_by_page
 
@@ -49,4 +53,4 @@ def evaluate(
             return score_as_docs(subject, block_size, stride, batch_size)
         from lightning_lm.evaluation.perplexity import score_by_token
 
-        return score_by_token(subject, block_size, stride, batch_size)
+        return score_by_token(subject, block_size, stride, batch_size, mask_draws)

@@ -36,7 +36,7 @@ class Subject:
 
 @contextmanager
 def opened_subject(
-    model: str, data: str | None, split: str, objective: str | None, **text_options: Any
+    model: str, data: str | None, split: str, objective: str | None, masking: dict[str, Any], **text_options: Any
 ) -> Iterator[Subject]:
     """Within it, too, what is refused is told to someone who typed arguments; they are those of ``evaluate``.
 
@@ -45,7 +45,7 @@ def opened_subject(
     """
     place, run = locate(model)
     text = data_config(data, split, run and run.data, **text_options)
-    opened = open_model(model, objective, strict=False, dataset=text.dataset)
+    opened = open_model(model, objective, strict=False, dataset=text.dataset, **masking)
     key = "train" if data and isinstance(text, TextDataConfig) else split  # of local files any name serves
     try:
         corpus = text.build()

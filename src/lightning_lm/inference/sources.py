@@ -49,7 +49,9 @@ def locate(name: str) -> tuple[str, Config | None]:
     return name, None
 
 
-def open_model(name: str, objective: str | None, *, strict: bool, dataset: str | None = None) -> OpenedModel:
+def open_model(
+    name: str, objective: str | None, *, strict: bool, dataset: str | None = None, **masking: Any
+) -> OpenedModel:
     """Load the model that a name stands for.
 
     Args:
@@ -57,6 +59,7 @@ def open_model(name: str, objective: str | None, *, strict: bool, dataset: str |
         objective: the one to use; None: the one that the model was trained for.
         strict: whether a model that was trained for another one is refused; a run's always is.
         dataset: a data set that may be on the Hub too.
+        masking: settings of masked language modelling, where they shall be others than the model's own.
 
     Raises:
         Refused: there is no such model, or it can't do the objective.
@@ -93,7 +96,11 @@ def open_model(name: str, objective: str | None, *, strict: bool, dataset: str |
     settings = (
         run.objective if run and objective in (None, run.objective.name) else OBJECTIVES[objective or trained_for]()
     )
-    built = settings.build(tokenizer)
+    for option in masking:
+        if not hasattr(settings, option):
+            wrong = f"a {settings.facts.kind} model has no masks"
+            raise refuse(f"--{option.replace('_', '-')}", masking[option], wrong, "leave it out")
+    built = replace(settings, **masking).build(tokenizer)
     model = load_model(place, built, tokenizer)
     if torch.cuda.is_available():
         model.cuda()

@@ -21,7 +21,7 @@ ROW_ALIGNMENT = 64  # logits from one row to the next are a multiple of this, or
 class LossSums:
     """Over the labelled tokens of a batch: their NLL in nats, and their number.
 
-    Where hits are asked for, also the right guesses, and each token's NLL, float64 [labels].
+    Where hits are asked for, also which guesses were right, bool [labels], and each token's NLL, float64 [labels].
     """
 
     nll: Tensor
@@ -35,7 +35,7 @@ def labelled_nll(model: nn.Module, head: OutputHead, batch: dict[str, Tensor], w
 
     A batch has ``input_ids`` and ``labels`` int64 [n, t], labels aligned with the outputs and −100 where there is none;
     ``attention_mask`` where there is padding, and other inputs of the model; ``labelled`` int64 [labels], positions in
-    the flattened batch, or they are looked for, which makes a GPU's queue run dry. ``with_hits`` also counts where the
+    the flattened batch, or they are looked for, which makes a GPU's queue run dry. ``with_hits`` also tells where the
     likeliest token is the right one; it is for evaluation, without gradients.
     """
     labels, where = batch["labels"].flatten(), batch.get("labelled")
@@ -138,7 +138,7 @@ def _compiled() -> Callable[..., Tensor]:
 
 def _score(pieces: Iterable[tuple[Iterable[Tensor], Tensor]], with_hits: bool) -> LossSums:
     """Over pieces of the labels, for each of which the logits come in parts of the vocabulary."""
-    nll, tokens, hits, of_tokens = 0.0, 0, 0, []
+    nll, tokens, hits, of_tokens = 0.0, 0, [], []
     for tiles, labels in pieces:
         # a list of the tiles' would lie between the large blocks that come and go, and each tile would need new memory
         first, of_label = 0, torch.zeros(len(labels), device=labels.device)
@@ -158,6 +158,6 @@ def _score(pieces: Iterable[tuple[Iterable[Tensor], Tensor]], with_hits: bool) -
         nll = nll + (total - of_label).sum()
         tokens += len(labels)
         if with_hits:
-            hits = hits + (guess == labels).sum()
+            hits.append(guess == labels)
             of_tokens.append(total - of_label)
-    return LossSums(nll, tokens, hits, torch.cat(of_tokens)) if with_hits else LossSums(nll, tokens)
+    return LossSums(nll, tokens, torch.cat(hits), torch.cat(of_tokens)) if with_hits else LossSums(nll, tokens)

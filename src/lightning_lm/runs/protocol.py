@@ -63,7 +63,10 @@ def as_line(protocol: dict[str, Any]) -> str:
     if protocol["first_token"]:
         how.append(f"first token {protocol['first_token']}")
     if masking := protocol["masking"]:
-        how.append(f"{masking['probability']:.0%} of the {'words' if masking['whole_word'] else 'tokens'} masked")
+        draws = f" in {masking['draws']} draws" * (masking["draws"] > 1)
+        how.append(
+            f"{masking['probability']:.0%} of the {'words' if masking['whole_word'] else 'tokens'} masked{draws}"
+        )
     return f"protocol {short_hash(protocol)}: {', '.join([*how, protocol['dtype']])}"
 
 

@@ -82,7 +82,7 @@ class LanguageModel(L.LightningModule):
     def _score(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         sums = labelled_nll(self.model, self.head, batch, with_hits=True)
         text = {"words": batch["words"], "bytes": batch["bytes"]} if self.objective.text_metrics else {}
-        self.eval_nll.update(sums.nll, sums.tokens, sums.hits, **text)
+        self.eval_nll.update(sums.nll, sums.tokens, sums.hits.sum(), **text)
 
     validation_step = test_step = _score
 
