@@ -1,7 +1,9 @@
-"""The norm of the gradients, and so the clip, against float64."""
+"""What a step does beside the loss: the norm of the gradients against float64, and masks that training goes without."""
 
+import lightning as L
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lightning_lm.objectives.clm import Clm
@@ -24,3 +26,23 @@ def test_gradient_norm_and_clip_are_right_with_a_large_vocabulary(dtype, roundin
     module.configure_gradient_clipping(torch.optim.SGD(parameters, lr=1.0), 0.5)
     assert float(module.gradient_norm) == pytest.approx(expected, rel=1e-6) and expected > 100
     assert norm() == pytest.approx(0.5, rel=rounding)  # in bfloat16 the clipped gradients are rounded
+
+
+def test_training_goes_without_masks_and_evaluation_has_them_back(tiny_gpt2, tmp_path):
+    module = LanguageModel(AutoModelForCausalLM.from_pretrained(tiny_gpt2), Clm())
+    seen = set()
+
+    def note(layer, *_):
+        seen.add((layer.training, module.model.config._attn_implementation))
+
+    ids = torch.arange(16).view(2, 8)
+    sizes = {"num_labels": torch.tensor(16), "words": torch.tensor(2.0), "bytes": torch.tensor(9.0)}
+    batches = DataLoader([{"input_ids": ids, "labels": ids, **sizes}], batch_size=None)
+    module.model.transformer.h[0].register_forward_pre_hook(note)
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=2, num_sanity_val_steps=0, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path, use_distributed_sampler=False
+    )  # fmt: skip
+    trainer.fit(module, batches, batches)
+    assert seen == {(True, "sdpa_unmasked"), (False, "sdpa"), (False, "sdpa_unmasked")}  # the last: when it is tried
+    assert module.needs_no_mask

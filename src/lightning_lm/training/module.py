@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lm.models.activations import recomputed
+from lightning_lm.models.attention import needs_no_mask, unmasked
 from lightning_lm.models.loss import labelled_nll
 from lightning_lm.models.output_head import find_head
 from lightning_lm.objectives.objective import Objective
@@ -40,6 +41,7 @@ class LanguageModel(L.LightningModule):
         self.model = model.train()  # from_pretrained leaves it in eval mode, without dropout
         self.head = find_head(model, compiled)
         self.objective = objective
+        self.needs_no_mask: bool | None = None  # until the first batch
         self.skips = skips
         self.exact_norm = exact_norm
         self.configure = configure or _configure_adamw
@@ -53,7 +55,12 @@ class LanguageModel(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        with nullcontext() if self.head.compiled else recomputed(self.model):
+        if self.needs_no_mask is None:
+            self.needs_no_mask = needs_no_mask(self.model, self.head, batch)
+        with (
+            nullcontext() if self.head.compiled else recomputed(self.model),
+            unmasked(self.model) if self.needs_no_mask else nullcontext(),
+        ):
             sums = labelled_nll(self.model, self.head, batch)
         nll = sums.nll.detach()
         counts = torch.isfinite(nll) if self.skips else 1

@@ -1,0 +1,47 @@
+"""Attention without a mask, for training batches: their blocks are full, so that none hides any padding."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from lightning_lm.models.output_head import NO_INPUTS, OutputHead, forward_to_head
+
+UNMASKED = "sdpa_unmasked"  # transformers looks for padding and packed texts, but not under a name that it doesn't know
+AttentionInterface.register(UNMASKED, sdpa_attention_forward)
+
+
+@contextmanager
+def unmasked(model: nn.Module) -> Iterator[None]:
+    """Within, transformers makes no masks; a model that is causal stays so."""
+    own = model.config._attn_implementation
+    model.config._attn_implementation = UNMASKED
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = own
+
+
+def needs_no_mask(model: nn.Module, head: OutputHead, batch: dict[str, Tensor]) -> bool:
+    """Whether the model's outputs for the first block of a training batch are the same to the bit without masks.
+
+    They are not where attention looks no further than a window that is shorter than the block.
+    """
+    row = {name: x[:1] for name, x in batch.items() if name not in NO_INPUTS}
+    own = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    if own != "sdpa" or row.keys() & {"attention_mask", "position_ids"}:
+        return False
+    everywhere, training = torch.arange(row["input_ids"].numel(), device=row["input_ids"].device), model.training
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        try:
+            expected = forward_to_head(model.eval(), head, row, everywhere)
+            with unmasked(model):
+                outputs = forward_to_head(model, head, row, everywhere)
+        except Exception:  # what the model's own code raises where it has no such attention
+            return False
+        finally:
+            model.train(training)
+    return all(torch.equal(a, b) for a, b in zip(outputs, expected, strict=True) if a is not None and b is not None)
