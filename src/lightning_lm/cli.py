@@ -18,7 +18,8 @@ from lightning_lm.logs import tell_of_imports
 
 SAMPLING = {"temperature": 0.8, "top_k": 50, "top_p": 1.0}  # where not given
 CONSTRAINTS = {
-    **dict.fromkeys(("max_new_tokens", "num_samples", "guesses", "stride", "batch_size", "runs", "mask_draws"), COUNT),
+    **dict.fromkeys(("max_new_tokens", "num_samples", "guesses", "stride", "batch_size", "runs"), COUNT),
+    **dict.fromkeys(("mask_draws", "pseudo"), COUNT),
     "pairs": at_least(2),
     "mlm_probability": PROBABILITY,
     "temperature": positive(", or --greedy"),
@@ -31,7 +32,7 @@ MASKING = ("mlm_probability", "whole_word")  # of evaluate
 OPTIONS = {"guesses": "top_k", "convention": "as"}  # how users know them, where it differs
 # Of evaluate, what says how a text is scored
 TEXT_OPTIONS = ("block_size", "stride", "objective", "batch_size", "separator", "text_column", "name", "revision")
-TEXT_OPTIONS += ("convention", "documents", "prefix")
+TEXT_OPTIONS += ("convention", "documents", "prefix", "pseudo")
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, metavar="N", help="windows at once; default: up to 4096 tokens")
     about = "the figures of lm-evaluation-harness's task wikitext, or of transformers' documentation"
     add("--as", dest="convention", choices=["lm-eval", "hf-docs"], help=about)
+    add("--pseudo", type=int, metavar="N", help="pseudo-perplexity of a masked model, over N tokens of the text")
     add("--task", choices=["blimp"], help="minimal pairs: which of two sentences is likelier; see docs/pair.md")
     add("--pairs", type=int, metavar="N", help="of each paradigm the first N pairs; default: all")
     add("--text-column", help="of json lines, csv, parquet and Hub data; default: text")
@@ -119,6 +121,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--paired", action="store_true", help="with --recipes: take the runs of the same seed together")
     sub.add_argument("--data", help="the text for runs and models, as for evaluate; default: the run's own")
     sub.add_argument("--split", help="default: test; with --recipes: validation")
+    sub.add_argument("--blimp", metavar="DATA", help="by minimal pairs: a folder of BLiMP's files, or nyu-mll/blimp")
+    sub.add_argument("--pairs", type=int, metavar="N", help="of each paradigm the first N pairs; default: all")
     sub.add_argument("--json", metavar="PATH", help="write all figures as JSON; '-': to stdout, in place of the text")
     sub.set_defaults(act=compare)
 
@@ -165,6 +169,12 @@ def check(args: argparse.Namespace) -> None:
         wrong |= {"data": ("recipes have been scored", "leave it out")} if args.data and args.recipes else {}
         if args.recipes and args.split not in (None, "validation", "test"):
             wrong["split"] = ("runs don't have it", "give validation or test")
+        if args.pairs and not args.blimp:
+            wrong["pairs"] = "is for minimal pairs", "give --blimp, too"
+        wrong |= {"blimp": ("recipes have been scored", "leave it out")} if args.blimp and args.recipes else {}
+    if "pseudo" in given:
+        fixed = ["stride", "batch_size", "nll", "convention", "documents", "prefix", *MASKING, "mask_draws"]
+        wrong |= dict.fromkeys([n for n in fixed if n in given], ("--pseudo has no use for it", "leave it out"))
     if "convention" in given:
         choices = ["separator", "documents", "prefix", "nll"]
         choices += ["stride", "batch_size"] if args.convention == "lm-eval" else []
@@ -173,7 +183,7 @@ def check(args: argparse.Namespace) -> None:
     if "task" in given:
         others = {*TEXT_OPTIONS, *MASKING, "mask_draws", "nll"} & given.keys()
         wrong |= dict.fromkeys(others, ("minimal pairs have no use for it", "leave it out"))
-    elif "pairs" in given:
+    elif "pairs" in given and "a" not in given:
         wrong["pairs"] = "is for minimal pairs", "give --task blimp, too"
     if given.get("mask_draws", 1) > 1 and "nll" in given:
         wrong["nll"] = "it holds one draw of the masks", "leave out one of the two"
@@ -262,6 +272,10 @@ def compare(args: argparse.Namespace) -> None:
         from lightning_lm.evaluation.recipes import compare_recipes
 
         comparison = compare_recipes(args.a, args.b, args.split or "validation", args.paired)
+    elif args.blimp:
+        from lightning_lm.evaluation.pair import compare_pair
+
+        comparison = compare_pair(args.a, args.b, args.blimp, args.pairs, args.data, args.split or "test")
     else:
         from lightning_lm.evaluation.comparison import compare_models
 

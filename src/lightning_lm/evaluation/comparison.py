@@ -54,7 +54,7 @@ def compare_models(a: str, b: str, data: str | None = None, split: str = "test")
         raise refuse("B", b, "it was scored on another text than A", "score both on the same with --data and --split")
     if first["objective"] != second["objective"]:
         wrong = f"{first['objective']} and {second['objective']} losses mean different things"
-        raise refuse("B", b, wrong, "compare models of one objective")
+        raise refuse("B", b, wrong, "give --blimp, which compares what both can do")
     nll, scored = zip(*(of.by_document() for of in losses), strict=True)
     if first["tokenizer"] == second["tokenizer"] and first["separator"] == second["separator"]:
         if not np.array_equal(*(np.isnan(of.nll) for of in losses)):
@@ -103,9 +103,9 @@ def shown(of: Estimate) -> str:
     return f"B − A = {of.value:+.4f}, 95 % interval {of.low:+.4f} to {of.high:+.4f}, p {p_value}"
 
 
-def verdict(of: Estimate, thing: str) -> list[str]:
-    """The answer in words; a lower loss is better."""
+def verdict(of: Estimate, thing: str, higher_is_better: bool = False) -> list[str]:
+    """The answer in words."""
     if not of.differs:
         return [f"No difference between the {thing}s can be told from chance."]
-    better = "B" if of.value < 0 else "A"
+    better = "B" if (of.value > 0) == higher_is_better else "A"
     return [f"The better {thing} is {better}."]

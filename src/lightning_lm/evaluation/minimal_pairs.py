@@ -119,7 +119,7 @@ def read_pairs(data: str, most: int | None) -> dict[str, list[dict[str, str]]]:
             raise refuse("--data", data, f"a pair lacks {', '.join(missing)}", "give files as BLiMP has them")
         of_paradigm = pairs.setdefault(pair["UID"], [])
         if most is None or len(of_paradigm) < most:
-            of_paradigm.append(pair)
+            of_paradigm.append(pair | {"field": pair["field"].replace("/", "_")})  # BLiMP spells one in two ways
     if not pairs:
         raise refuse("--data", data, "there are no pairs", "give a folder of BLiMP's JSON lines")
     if single := [name for name, of_paradigm in pairs.items() if len(of_paradigm) < 2]:

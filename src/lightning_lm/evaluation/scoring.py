@@ -19,6 +19,7 @@ def evaluate(  # noqa: PLR0913 (each is an option of the command)
     convention: str | None = None,
     mask_draws: int = 1,
     masking: dict[str, Any] | None = None,
+    pseudo: int | None = None,
     **text_options: Any,
 ) -> Evaluation:
     """Exact figures of a run's or another model on a text.
@@ -35,6 +36,7 @@ def evaluate(  # noqa: PLR0913 (each is an option of the command)
             perplexity of transformers' documentation; None: our own.
         mask_draws: of a masked model, how often other masks are drawn; the first is that of the training's evaluation.
         masking: ``mlm_probability`` and ``whole_word``, where they shall be others than the objective's own.
+        pseudo: of a masked model, the pseudo-perplexity over so many tokens; None: its own figures.
         text_options: ``separator`` between rows (None: the run's, or ``auto``); ``documents``, whether windows stay
             inside documents, and the ``prefix`` before each (None: the run's, or no, and ``auto``); ``text_column``,
             ``name`` and ``revision`` of a data set.
@@ -47,6 +49,10 @@ def evaluate(  # noqa: PLR0913 (each is an option of the command)
             from lightning_lm.evaluation.lm_eval import score_by_page
 
             return score_by_page(subject, block_size)
+        if pseudo is not None:
+            from lightning_lm.evaluation.pseudo_perplexity import score_pseudo
+
+            return score_pseudo(subject, block_size, pseudo)
         if convention == "hf-docs":
             from lightning_lm.evaluation.hf_docs import score_as_docs
 
