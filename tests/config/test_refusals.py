@@ -52,6 +52,7 @@ optimizer.betas=3                  | optimizer.betas=3: not a list            | 
 optimizer.betas=[a,b]              | optimizer.betas=['a', 'b']: not a list of | correct the items
 optimizer.groups=[{x: 1}]          | optimizer.groups=[{'x': 1}]: not a list of | correct the items
 data.separator=dot                 | data.separator=dot: no such choice       | choose from auto, eos, none
+data.prefix=bos                    | data.prefix=bos: nothing uses it without data.documents=true | leave it out
 scheduler.name=lineal              | scheduler.name=lineal: no such choice    | did you mean linear?
 hardware.accelerator=tpu           | hardware.accelerator=tpu: no such choice | did you mean gpu?
 hardware.strategy=deepspeed        | hardware.strategy=deepspeed: no such choice | choose from auto, ddp, fsdp

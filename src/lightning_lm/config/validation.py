@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lightning_lm.config.schema import AXES, Config, OnNonfinite, Strategy, tokenizer_kind
 from lightning_lm.constraints import Settings, is_share_or_steps, unsatisfied, walk
+from lightning_lm.data.schema import Prefix
 from lightning_lm.errors import Problem, Refused, nearest
 from lightning_lm.logs import CREDENTIALS
 from lightning_lm.models.schema import TRAIN
@@ -24,7 +25,7 @@ def problems(cfg: Config) -> list[Problem]:
     parts: list[Settings] = [cfg.model, cfg.data, cfg.objective, cfg.optimizer, cfg.scheduler, *cfg.callbacks.values()]
     common = (part.problems() for part in (cfg.hardware, cfg.logger, cfg.trainer))
     of_axes = (part.problems() for part in parts)
-    crossing = (vocabulary(cfg), schedule(cfg), callbacks(cfg), batch(cfg), nonfinite(cfg))
+    crossing = (vocabulary(cfg), schedule(cfg), callbacks(cfg), batch(cfg), nonfinite(cfg), documents(cfg))
     return list(chain(unsatisfied(cfg), names(cfg), *common, folders(cfg), secrets(cfg), *of_axes, *crossing))
 
 
@@ -97,6 +98,12 @@ def nonfinite(cfg: Config) -> Iterator[Problem]:
         if cfg.hardware.strategy is Strategy.fsdp:
             remedy = "leave it out, or give hardware.strategy=ddp"
             yield Problem("trainer.on_nonfinite", "skip", "not tried with hardware.strategy=fsdp", remedy)
+
+
+def documents(cfg: Config) -> Iterator[Problem]:
+    if cfg.data.prefix is not Prefix.auto and not cfg.data.documents:
+        wrong = "nothing uses it without data.documents=true"
+        yield Problem("data.prefix", cfg.data.prefix.value, wrong, "leave it out")
 
 
 def batch(cfg: Config) -> Iterator[Problem]:

@@ -4,12 +4,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_lm.data.document_windows import Bounds
-from lightning_lm.data.token_stream import tokenizer_fingerprint
 from lightning_lm.files import checksums
 from lightning_lm.runs.folder import environment
+
+if TYPE_CHECKING:
+    from lightning_lm.data.document_windows import Bounds  # which brings numpy
 
 
 def protocol(
@@ -20,7 +21,7 @@ def protocol(
     *,
     block_size: int,
     stride: int,
-    within: Bounds | None = None,
+    within: "Bounds | None" = None,
 ) -> dict[str, Any]:
     """Facts for JSON.
 
@@ -28,6 +29,8 @@ def protocol(
         text: a hash of the split's rows.
         within: where windows stay inside documents, the documents' bounds.
     """
+    from lightning_lm.data.token_stream import tokenizer_fingerprint
+
     masking, first = getattr(objective, "masking", None), "not scored"
     if within and within.prefix is not None:
         first = f"scored, after {tokenizer.convert_ids_to_tokens(within.prefix)}"

@@ -3,26 +3,24 @@
 import csv
 import re
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from lightning_lm.errors import refuse
 from lightning_lm.files import replacing
 
-Series = tuple[np.ndarray, np.ndarray]  # the steps at which a figure has a value, and the values
+if TYPE_CHECKING:
+    import numpy as np  # a refusal is quick without it
+
+Series = tuple["np.ndarray", "np.ndarray"]  # the steps at which a figure has a value, and the values
+NUMBER = re.compile(r"[+-](\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-](inf|nan)", re.IGNORECASE)  # with a sign
 FORMULA = re.compile(r"'*[=+\-@\t\r]")  # what a cell begins with that a spreadsheet computes; see OWASP, CSV Injection
 
 
 def as_cell(value: Any) -> Any:
     """A value as a spreadsheet shows it: of text that it would compute, an apostrophe makes text."""
-    if not isinstance(value, str) or not FORMULA.match(value):
+    if not isinstance(value, str) or not FORMULA.match(value) or NUMBER.fullmatch(value):
         return value
-    try:
-        float(value)
-    except ValueError:
-        return f"'{value}"
-    return value  # a negative number
+    return f"'{value}"
 
 
 def from_cell(cell: Any) -> Any:
@@ -61,6 +59,7 @@ class StepTable:
 
 def read_series(path: Path) -> dict[str, Series]:
     """Column of a metrics file → its series; what is no number is left out, as is a row that is still being written."""
+    import numpy as np
     import pyarrow  # much quicker than Python's reader
     from pyarrow import csv as arrow
 
