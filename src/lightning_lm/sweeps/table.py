@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_lm.figures import SPLITS, labels
-from lightning_lm.report.certainty import verdict
 from lightning_lm.report.comparison import Configuration, like_with_like, ranking_figure
 from lightning_lm.report.runs import Run, settings_of_jobs
 from lightning_lm.runs.folder import job_status, read_json
@@ -51,6 +50,8 @@ def job_table(folder: Path, fixed: Settings, jobs: list[Settings], errors: Mappi
         if only_seeds(jobs):
             blocks[-1] += ["", figures_as_text(ranked[0])]
         if len(ranked) > 1:
+            from lightning_lm.report.certainty import verdict  # numpy: only now
+
             sure = verdict([run for configuration in ranked for run in configuration.runs]).sentences[:1]
             blocks[-1] += ["", *textwrap.wrap("".join(sure), width)]
             best = min(int(run.name) for run in ranked[0].runs if run.loss is not None)
