@@ -32,6 +32,12 @@ def result(job: Path, error: object = None) -> str:
     return " ".join(f"{status}: {reason}".split()) if reason else status
 
 
+def exit_code(folder: Path, jobs: int) -> int:
+    """Of a sweep: 2 where all that isn't done was refused, 1 where something failed; to diverge is a result."""
+    not_done = {job_status(folder / str(number)) for number in range(jobs)} - {*DONE}
+    return 0 if not not_done else 2 if not_done == {"not run"} else 1
+
+
 class JobPlace:
     """A job among those of its sweep, whose folder tells all of them, also to a job on another machine."""
 

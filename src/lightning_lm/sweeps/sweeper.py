@@ -18,7 +18,7 @@ from lightning_lm.interrupts import Interrupted, stopping_on_signals
 from lightning_lm.runs.folder import alone_in
 from lightning_lm.sweeps.jobs import Settings, claim_folder, combinations, extended, refuse_launched
 from lightning_lm.sweeps.precheck import model_problems
-from lightning_lm.sweeps.table import exit_code, job_table
+from lightning_lm.sweeps.progress import exit_code
 
 SAMPLERS = ("tpe", "random")
 
@@ -63,6 +63,8 @@ class SearchSweeper(Sweeper):
                 raise
             finally:
                 if self.jobs:
+                    from lightning_lm.sweeps.table import job_table  # with its mathematics a second: only now
+
                     sys.stdout.write(job_table(self.folder, self.fixed, self.jobs, self.errors))
                     self.log_to_wandb()
         if code := exit_code(self.folder, len(self.jobs)):

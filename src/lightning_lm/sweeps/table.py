@@ -19,13 +19,7 @@ from lightning_lm.runs.folder import job_status, read_json
 from lightning_lm.runs.numbers import brief_name, brief_settings, duration, mean_and_spread, short
 from lightning_lm.runs.summary import program
 from lightning_lm.sweeps.jobs import Settings
-from lightning_lm.sweeps.progress import DONE, only_seeds, result
-
-
-def exit_code(folder: Path, jobs: int) -> int:
-    """Of a sweep: 2 where all that isn't done was refused, 1 where something failed; to diverge is a result."""
-    not_done = {job_status(folder / str(number)) for number in range(jobs)} - {*DONE}
-    return 0 if not not_done else 2 if not_done == {"not run"} else 1
+from lightning_lm.sweeps.progress import only_seeds, result
 
 
 def job_table(folder: Path, fixed: Settings, jobs: list[Settings], errors: Mapping[int, object]) -> str:
