@@ -28,7 +28,7 @@ from lightning_lm.runs.settings import is_done
 log = logging.getLogger(__name__)
 
 
-TIMED_OUT = re.compile(r"Timed out waiting|timed out|[Tt]imeout\(ms\)")  # what gloo and NCCL say of a wait
+TIMED_OUT = re.compile(r"[Tt]imed out|wait timeout|[Tt]imeout\(ms\)")  # what gloo, NCCL and their store say of a wait
 PRELOADED = ["lightning_lm.training.trainer", "lightning_lm.runs.export", "lightning_lm.runs.plots", "wandb"]
 
 
@@ -197,10 +197,10 @@ def _cause(job: Config, run: Path, errors: SimpleQueue, rank: int, failure: Any)
         waiting = {rank}
         while not errors.empty():
             waiting.add(errors.get()[0])
-        hanging = ", ".join(str(other) for other in range(job.hardware.devices) if other not in waiting)
-        waited = f"the others waited {job.hardware.hang_timeout:g} s for it (hardware.hang_timeout)"
-        _tell(run, message := f"rank {hanging} hangs: {waited}")
-        return Died(message, code)
+        if hanging := ", ".join(str(other) for other in range(job.hardware.devices) if other not in waiting):
+            waited = f"the others waited {job.hardware.hang_timeout:g} s for it (hardware.hang_timeout)"
+            _tell(run, message := f"rank {hanging} hangs: {waited}")
+            return Died(message, code)
     sys.stderr.write(f"rank {rank}: {reason}")
     return Died(f"rank {rank} failed", code)
 

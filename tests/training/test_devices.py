@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,13 @@ def test_a_rank_that_hangs_is_named(tiny_gpt2, text, tmp_path, monkeypatch, capf
     assert (str(died), died.code) == (told, 1)
     assert capfd.readouterr().err.count(told) == (tmp_path / "run" / "train.log").read_text().count(told) == 1
     assert forked() == []
+
+
+def test_a_wait_for_a_rank_that_never_starts_is_known(free_port):
+    store = torch.distributed.TCPStore("127.0.0.1", free_port, is_master=True, wait_for_workers=False)
+    with pytest.raises(torch.distributed.DistStoreError) as error:
+        store.wait(["a rank"], timedelta(milliseconds=50))
+    assert launch.TIMED_OUT.search(str(error.value))
 
 
 BETWEEN = [  # starts between the first and the last: with these settings, and this rank is killed at this step

@@ -111,11 +111,10 @@ def same_settings(run: Path, config: Config) -> None:
         if run.exists() and any(child.name not in ("train.log", "trial.json", LOCK) for child in run.iterdir()):
             raise refuse("run_dir", run, "the folder isn't empty and holds no run", "choose a new one")
         return
-    changes, later = _changes(run, config), later_ends(run, config)
-    free = tuple(name for name, row, _ in walk(config) if row.metadata.get("may_change"))
+    changes = _changes(run, config)
+    free = (*later_ends(run, config), *(name for name, row, _ in walk(config) if row.metadata.get("may_change")))
     differing = [name for name in changes if name not in free and not name.startswith(tuple(f"{f}." for f in free))]
     differing = [name for name in differing if not any(other.startswith(f"{name}.") for other in differing)]
-    differing = [name for name in differing if name not in later]
     problems = [Problem(n, changes[n][1], f"{run} holds a run with {changes[n][0]}", ANOTHER) for n in differing]
     if problems := problems or list(_other_options(run, config)):
         raise Refused(*problems)
