@@ -43,18 +43,21 @@ def refused(train_py, folder, base, overrides):
     assert [path for path in folder.rglob("*") if not path.is_dir()] == []  # Hydra makes folders first
 
 
-QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+QUIET = {
+    "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    "phases": [Phase.generate],  # a command takes half a second, and to make one that fails smaller would take hundreds
+}
 COMMANDS = (st.sampled_from(BASES), st.lists(typed(), min_size=1, max_size=3))
 
 
-@settings(max_examples=8, suppress_health_check=QUIET, derandomize=True, phases=[Phase.generate])
+@settings(max_examples=8, derandomize=True, **QUIET)
 @given(*COMMANDS)
 def test_a_few(train_py, tmp_path, base, overrides):
     refused(train_py, tmp_path, base, overrides)
 
 
 @pytest.mark.slow
-@settings(max_examples=150, suppress_health_check=QUIET)
+@settings(max_examples=150, **QUIET)
 @given(*COMMANDS)
 def test_many(train_py, tmp_path, base, overrides):
     refused(train_py, tmp_path, base, overrides)
