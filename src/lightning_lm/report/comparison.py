@@ -99,13 +99,15 @@ def comparable(value: Any) -> Any:
 
 
 def differing(runs: list[Run]) -> list[str]:
-    """The settings in which the runs differ, learning rate and weight decay first, the seed last."""
+    """The settings in which the runs differ, learning rate and weight decay first, the seed last.
+
+    A setting that a run lacks, of another option or from before there was one, is no difference by itself.
+    """
     names = dict.fromkeys(name for run in runs for name in run.settings)
     known = [run.settings for run in runs if run.settings]
     free = may_change()
-    varied = [
-        name for name in names if name not in free and len({comparable(settings.get(name)) for settings in known}) > 1
-    ]
+    given = {name: {comparable(of[name]) for of in known if name in of} for name in names if name not in free}
+    varied = [name for name, values in given.items() if len(values) > 1]
     place = {name: number for number, name in enumerate(FIRST)} | {"seed": len(names)}
     return sorted(varied, key=lambda name: place.get(name, len(FIRST)))
 
