@@ -94,8 +94,8 @@ def _losses(name: str, data: str | None, split: str) -> TokenLosses:
 def _cautions(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     """What differs in how they were scored and can move the figures."""
     unlike = {name: pair for name, pair in differing([first, second]).items() if name != "tokenizer"}
-    told = [f"{name.replace('_', ' ')} {a} for A, {b} for B" for name, (a, b) in unlike.items()]
-    return [f"they were scored in different ways: {'; '.join(told)}"] if told else []
+    parts = [f"{name.replace('_', ' ')} {a} for A, {b} for B" for name, (a, b) in unlike.items()]
+    return [f"they were scored in different ways: {'; '.join(parts)}"] if parts else []
 
 
 def shown(of: Estimate) -> str:

@@ -31,8 +31,8 @@ def intervals(
         sizes["bytes"] = of.bytes * math.log(2)
     bounds = {}
     for name, size in sizes.items():
-        found = over_documents(sums[held], size[held])
-        bounds[name] = found.low, found.high
+        estimate = over_documents(sums[held], size[held])
+        bounds[name] = estimate.low, estimate.high
     figures = {"loss": bounds["tokens"], "perplexity": (exp(bounds["tokens"][0]), exp(bounds["tokens"][1]))}
     right = over_documents(hits[held], sizes["tokens"][held])
     figures["accuracy"] = max(0.0, right.low), min(1.0, right.high)

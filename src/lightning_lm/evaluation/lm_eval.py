@@ -74,8 +74,10 @@ def score_by_page(subject: Subject, block_size: int | None) -> Evaluation:
         raise refuse("--block-size", length, f"the model has only {limit} positions", "lower it")
     text, windows = documents(subject.corpus, subject.key, fewest=1), {"block_size": length, "stride": length}
     figures, intervals = score_pages(model, tokenizer, pages(subject.corpus, subject.key, text), length)
-    how = protocol(text.text, subject.text.separator, tokenizer, objective, **windows) | PROTOCOL
-    return subject.evaluation(**windows, figures=figures, labels=LABELS, intervals=intervals, unit="page", protocol=how)
+    facts = protocol(text.text, subject.text.separator, tokenizer, objective, **windows) | PROTOCOL
+    return subject.evaluation(
+        **windows, figures=figures, labels=LABELS, intervals=intervals, unit="page", protocol=facts
+    )
 
 
 def detokenized(page: str) -> str:
@@ -144,12 +146,12 @@ def score_pages(model: Any, tokenizer: Any, texts: list[str], length: int) -> tu
     """
     nll, tokens = page_nll(model, tokenizer, [detokenized(text) for text in texts], length)
     sizes, intervals = denominators(texts), {}
-    found = figures(nll.sum(), sizes["words"].sum(), sizes["bytes"].sum())
+    values = figures(nll.sum(), sizes["words"].sum(), sizes["bytes"].sum())
     if len(texts) >= FEWEST_DOCUMENTS:
         by_word, by_byte = (over_documents(nll, size) for size in (sizes["words"], sizes["bytes"]))
         low, high = (figures(1.0, 1 / w, 1 / b) for w, b in ((by_word.low, by_byte.low), (by_word.high, by_byte.high)))
-        intervals = {name: (low[name], high[name]) for name in found}
-    return found | {"tokens": int(tokens.sum()), "pages": len(texts)}, intervals
+        intervals = {name: (low[name], high[name]) for name in values}
+    return values | {"tokens": int(tokens.sum()), "pages": len(texts)}, intervals
 
 
 def denominators(texts: list[str]) -> dict[str, np.ndarray]:

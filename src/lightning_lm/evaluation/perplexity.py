@@ -65,11 +65,11 @@ def score_by_token(
     figures = score(model, tokenizer, objective, windows, batch_size=batch_size, of_tokens=of_tokens)
     nll = of_tokens[:, 0]
     text = documents(subject.corpus, subject.key)
-    how = protocol(
+    facts = protocol(
         text.text, subject.text.separator, tokenizer, objective, block_size=block_size, stride=stride, within=within
     )
-    if how["masking"]:
-        how["masking"]["draws"] = draws
+    if facts["masking"]:
+        facts["masking"]["draws"] = draws
     return subject.evaluation(
         block_size=block_size,
         stride=stride,
@@ -77,10 +77,10 @@ def score_by_token(
         labels=labels(objective.facts),
         intervals=intervals(stream, text, of_tokens, "bits_per_byte" in figures),
         unit=text.unit,
-        protocol=how,
+        protocol=facts,
         separators=int(np.isin(stream.tokens[~np.isnan(nll[0])], tokenizer.all_special_ids).sum()),
         draws=np.nanmean(nll, axis=1).tolist() if draws > 1 else [],
-        token_losses=token_losses(stream, text, nll[0], tokenizer, how) if draws == 1 else None,
+        token_losses=token_losses(stream, text, nll[0], tokenizer, facts) if draws == 1 else None,
     )
 
 

@@ -67,7 +67,7 @@ def score_pseudo(subject: Subject, block_size: int | None, sample: int) -> Evalu
         mean = over_documents(sums[held], counts[held].astype(float))
         low, high = figures(mean.low), figures(mean.high)
         intervals = {name: (low[name], high[name]) for name in low}
-    how = protocol(text.text, separator, tokenizer, objective, block_size=block_size, stride=block_size)
+    facts = protocol(text.text, separator, tokenizer, objective, block_size=block_size, stride=block_size)
     return subject.evaluation(
         block_size=block_size,
         stride=block_size,
@@ -75,7 +75,7 @@ def score_pseudo(subject: Subject, block_size: int | None, sample: int) -> Evalu
         labels=LABELS,
         intervals=intervals,
         unit=text.unit,
-        protocol=how | {"masking": None, "first_token": f"scored as {len(drawn)} drawn ones are, masked by itself"},
+        protocol=facts | {"masking": None, "first_token": f"scored as {len(drawn)} drawn ones are, masked by itself"},
     )
 
 

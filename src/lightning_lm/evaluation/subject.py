@@ -28,10 +28,10 @@ class Subject:
     corpus: Corpus
     key: str  # the corpus's name for the split
 
-    def evaluation(self, **found: Any) -> Evaluation:
+    def evaluation(self, **result: Any) -> Evaluation:
         """The result that has these parts."""
         names = self.model, self.opened.objective.facts.name, self.data, self.split
-        return Evaluation(*names, made_with=made_with(self.opened.model, self.place), **found)
+        return Evaluation(*names, made_with=made_with(self.opened.model, self.place), **result)
 
 
 @contextmanager

@@ -167,7 +167,7 @@ def _new_model(auto: Any, config: PretrainedConfig) -> nn.Module:
     return model
 
 
-def _refusal(setting: str, name_or_path: str | None, what: str, error: Exception) -> Refused:
+def _refusal(setting: str, name_or_path: str | None, part: str, error: Exception) -> Refused:
     """The innermost cause, with the remedy that fits it."""
     place = Path(name_or_path or "").expanduser()
     reason, remedy = innermost(error), UNREACHABLE
@@ -183,7 +183,7 @@ def _refusal(setting: str, name_or_path: str | None, what: str, error: Exception
             reason, remedy = "it is a run without an export", "finish the run: the command that began it continues it"
         else:
             remedy = "check the folder's files, or name one that save_pretrained has written"
-    return refuse(setting, name_or_path, f"{what}: {reason}", remedy)
+    return refuse(setting, name_or_path, f"{part}: {reason}", remedy)
 
 
 def fit_together(model: nn.Module, tokenizer: PreTrainedTokenizerBase, block_size: int) -> None:

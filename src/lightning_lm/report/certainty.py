@@ -60,13 +60,13 @@ def verdict(runs: list[Run]) -> Verdict:
     if len(sets) < 2:
         return Verdict([])
     noise = pooled(by_seed(sets))
-    sentences, inside, found = edges(sets), [], None
+    sentences, inside, searched = edges(sets), [], None
     if noise.freedom:
         inside = [c for c, near in zip(sets, within_noise(*noise), strict=True) if near]
         sentences.insert(0, noise_sentence(inside, sets, noise.spread))
         over = fitted(sets)
-        found = searched_region(over) if over else None
-        sentences += region_sentences(found) if found else []
+        searched = searched_region(over) if over else None
+        sentences += region_sentences(searched) if searched else []
     else:
         sentences.insert(0, "There is one seed, so the noise is unknown: another seed may have another winner.")
     sensitive = sensitivity(every)
@@ -76,7 +76,7 @@ def verdict(runs: list[Run]) -> Verdict:
     if times and math.isfinite(times[0].steps):
         epochs = f" ({times[0].epochs:.3g} epochs)" if times[0].epochs else ""
         sentences.append(f"AdamW averages over {times[0].steps:.3g} steps{epochs} in the best configuration.")
-    return Verdict(sentences, [name(c) for c in inside], found, sensitive, times)
+    return Verdict(sentences, [name(c) for c in inside], searched, sensitive, times)
 
 
 def by_seed(sets: list[Configuration]) -> list[dict[int, float]]:
@@ -168,13 +168,13 @@ def searched_region(over: Fitted) -> SearchedRegion:
     )
 
 
-def region_sentences(found: SearchedRegion) -> list[str]:
-    within = " and ".join(f"{short_name(key)} {low:.3g} to {high:.3g}" for key, (low, high) in found.limits.items())
-    if found.best is not None:
-        point = ", ".join(f"{short_name(key)} {value:.3g}" for key, value in found.best.items())
+def region_sentences(searched: SearchedRegion) -> list[str]:
+    within = " and ".join(f"{short_name(key)} {low:.3g} to {high:.3g}" for key, (low, high) in searched.limits.items())
+    if searched.best is not None:
+        point = ", ".join(f"{short_name(key)} {value:.3g}" for key, value in searched.best.items())
         return [f"The surface is lowest at {point}; the 90 % region is {within}."]
     where = f"Within the searched values it is {within}." if within else "It lies beyond the searched values."
-    return [f"The 90 % region of the best point is open to {', '.join(found.open_to)}. {where}"]
+    return [f"The 90 % region of the best point is open to {', '.join(searched.open_to)}. {where}"]
 
 
 def sensitivity(sets: list[Configuration]) -> float | None:

@@ -58,19 +58,19 @@ def short_hash(protocol: dict[str, Any]) -> str:
 
 def as_line(protocol: dict[str, Any]) -> str:
     """For people: the hash, and what isn't plain from the command."""
-    how = [f"text {(protocol['text'] or 'unknown')[:8]}, tokenizer {protocol['tokenizer'][:8]}"]
-    how += [f"separator {protocol['separator']}", f"documents {protocol['documents']}"]
-    how.append(f"windows of {protocol['block_size']} tokens that advance by {protocol['stride']}")
+    parts = [f"text {(protocol['text'] or 'unknown')[:8]}, tokenizer {protocol['tokenizer'][:8]}"]
+    parts += [f"separator {protocol['separator']}", f"documents {protocol['documents']}"]
+    parts.append(f"windows of {protocol['block_size']} tokens that advance by {protocol['stride']}")
     if protocol["limit"] is not None:
-        how.append(f"only the first {protocol['limit']} windows")
+        parts.append(f"only the first {protocol['limit']} windows")
     if protocol["first_token"]:
-        how.append(f"first token {protocol['first_token']}")
+        parts.append(f"first token {protocol['first_token']}")
     if masking := protocol["masking"]:
         draws = f" in {masking['draws']} draws" * (masking["draws"] > 1)
-        how.append(
+        parts.append(
             f"{masking['probability']:.0%} of the {'words' if masking['whole_word'] else 'tokens'} masked{draws}"
         )
-    return f"protocol {short_hash(protocol)}: {', '.join([*how, protocol['dtype']])}"
+    return f"protocol {short_hash(protocol)}: {', '.join([*parts, protocol['dtype']])}"
 
 
 def differing(protocols: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -49,8 +49,8 @@ def job_table(folder: Path, fixed: Settings, jobs: list[Settings], errors: Mappi
             sure = verdict([run for configuration in ranked for run in configuration.runs]).sentences[:1]
             blocks[-1] += ["", *textwrap.wrap("".join(sure), width)]
             best = min(int(run.name) for run in ranked[0].runs if run.loss is not None)
-            told = f"job {best} is the best{f' with {common}' * bool(common)}; to train and test it alone:"
-            commands.append([told, f"  {command(fixed | jobs[best])}"])
+            sentence = f"job {best} is the best{f' with {common}' * bool(common)}; to train and test it alone:"
+            commands.append([sentence, f"  {command(fixed | jobs[best])}"])
     without = [
         textwrap.fill(f"job {run.name} ({brief_settings(own)}) {result(run.folder, errors.get(number))}", width)
         for number, (run, own) in enumerate(zip(runs, jobs, strict=True))

@@ -160,7 +160,7 @@ def _train_and_score(
 
 def _protocols(cfg: Config, data: TextDataModule, figures: dict[str, float]) -> dict[str, Any]:
     """How the figures of each split were measured, and how many of the tokens behind them stand for no text."""
-    found: dict[str, Any] = {}
+    notes: dict[str, Any] = {}
     for prefix, split in SPLITS.items():
         if f"{prefix}/loss" not in figures:
             continue
@@ -177,9 +177,9 @@ def _protocols(cfg: Config, data: TextDataModule, figures: dict[str, float]) -> 
         if samples < len(windows):
             measured["limit"] = samples
         measured["dtype"] = cfg.hardware.precision.replace("32-true", measured["dtype"])
-        found |= {f"{prefix}/protocol": measured, f"{prefix}/protocol_hash": short_hash(measured)}
-        found[f"{prefix}/separators"] = data.separators_scored(split)
-    return found
+        notes |= {f"{prefix}/protocol": measured, f"{prefix}/protocol_hash": short_hash(measured)}
+        notes[f"{prefix}/separators"] = data.separators_scored(split)
+    return notes
 
 
 def _check_finite(figures: dict[str, Any]) -> None:
