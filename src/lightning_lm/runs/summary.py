@@ -44,7 +44,8 @@ def show_summary(summary: dict[str, Any], facts: ObjectiveFacts, run: Path) -> s
         f"run folder: {run}",
     ]
     command, arguments = facts.command
-    commands = (f"{command} {run} {arguments}", f"evaluate {run} --split test", f"push {run} --repo NAME --dry-run")
+    split = "test" if "test/loss" in summary else "validation"
+    commands = (f"{command} {run} {arguments}", f"evaluate {run} --split {split}", f"push {run} --repo NAME --dry-run")
     return "\n".join([*lines, "next:", *(f"  {program()} {command}" for command in commands)])
 
 
