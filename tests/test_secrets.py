@@ -20,7 +20,7 @@ SECRETS = {name: f"{number:02}{'5ec2e7' * 7}"[:40] for number, name in enumerate
 URLS = {
     "HTTPS_PROXY": "http://me:5ec2e7word@proxy.invalid:3128",
     "DATABASE_URL": "postgres://me:5ec2e7word@db.invalid/runs",
-    "PIP_INDEX_URL": "https://me:5ec2e7word@index.invalid/simple",
+    "MIRROR_URL": "https://me:5ec2e7word@mirror.invalid/packages",
 }
 
 

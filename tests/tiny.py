@@ -1,5 +1,6 @@
 """Small real models, tokenizers and texts, made on the spot."""
 
+import json
 import random
 from pathlib import Path
 
@@ -86,3 +87,10 @@ def write_bert(folder: Path, text: Path, dropout: float = 0.0) -> Path:
     BertForMaskedLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def write_records(folder, lines):
+    """JSON lines, a document each, of so many lines of text."""
+    texts = [write_text(folder / "draft.txt", lines=count, seed=n).read_text() for n, count in enumerate(lines)]
+    (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return folder / "text.jsonl"

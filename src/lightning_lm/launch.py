@@ -105,11 +105,11 @@ def run_job(job: Config, run_test: bool = True) -> float:
         return train(job, run_test=run_test)  # only tells the figures
     with logging_to(run / "train.log"):
         tell_of_imports()
-    for left in range(job.hardware.restarts - 1, -1, -1):
+    for restarts in range(job.hardware.restarts - 1, -1, -1):
         try:
             return _run_once(job, run, run_test)
         except Died as died:
-            _tell(run, f"{died}; the run goes on from its last checkpoint, {left} further restart(s) are left")
+            _tell(run, f"{died}; the run goes on from its last checkpoint, {restarts} further restart(s) are left")
     return _run_once(job, run, run_test)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import write_text
+from tiny import write_records
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_lm import cli
@@ -21,10 +21,7 @@ BLOCK = 16
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve documents of 1 to 4 lines."""
-    folder = tmp_path_factory.mktemp("documents")
-    texts = [write_text(folder / "draft.txt", lines=1 + n % 4, seed=n).read_text() for n in range(12)]
-    (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return folder / "text.jsonl"
+    return write_records(tmp_path_factory.mktemp("documents"), [1 + n % 4 for n in range(12)])
 
 
 def texts_of(records: Path) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from tiny import WORDS
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
@@ -14,7 +15,7 @@ from lightning_lm import cli
 from lightning_lm.certainty.pairs import over_strata
 from lightning_lm.evaluation.minimal_pairs import score_pairs
 
-BLIMP = Path("/work/shared/blimp")
+BLIMP = ROOT.parent / "shared" / "blimp"
 needs_blimp = pytest.mark.skipif(not BLIMP.is_dir(), reason="BLiMP isn't here")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import write_gpt2, write_text
+from tiny import write_gpt2, write_records
 
 from lightning_lm import cli
 from lightning_lm.evaluation.scoring import evaluate
@@ -18,10 +18,7 @@ from lightning_lm.runs.protocol import short_hash
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirty documents."""
-    folder = tmp_path_factory.mktemp("protocol")
-    texts = [write_text(folder / "draft.txt", lines=3 + n % 5, seed=n).read_text() for n in range(30)]
-    (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return folder / "text.jsonl"
+    return write_records(tmp_path_factory.mktemp("protocol"), [3 + n % 5 for n in range(30)])
 
 
 def test_intervals_are_over_documents(records: Path, tiny_gpt2: Path):

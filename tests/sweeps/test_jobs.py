@@ -4,8 +4,14 @@ import threading
 import time
 
 import pytest
+from conftest import compose
+from omegaconf import OmegaConf
 
+from lightning_lm.config.composition import as_settings
+from lightning_lm.config.schema import with_before
 from lightning_lm.errors import Refused
+from lightning_lm.runs.folder import read_json, write_json
+from lightning_lm.runs.settings import take_before
 from lightning_lm.sweeps import jobs as sweep
 from lightning_lm.sweeps.gpus import claimed
 
@@ -25,6 +31,36 @@ def test_a_folder_takes_the_same_sweep_only(tmp_path):
     (tmp_path / "other" / "file").touch()
     with pytest.raises(Refused, match="holds no sweep"):
         sweep.claim_folder(tmp_path / "other", {}, jobs, 2)
+
+
+NEW = "trainer.exact_gradient_norm"  # has come since, and its default isn't what the code did before
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_jobs_of_a_sweep_from_before_go_by_what_it_had(begun, tmp_path):
+    sweep.claim_folder(tmp_path, {}, [{"seed": "0"}, {"seed": "1"}], 2)
+    assert NEW in read_json(tmp_path / "sweep.json")["with_before"]
+    write_json(tmp_path / "sweep.json", {"fixed": {}, "search": [{"seed": "0"}, {"seed": "1"}]})
+    if begun:
+        settings = as_settings(compose("data=python_docs"))
+        del settings["trainer"]["exact_gradient_norm"]
+        (tmp_path / "0").mkdir()
+        (tmp_path / "0" / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
+    sweep.claim_folder(tmp_path, {}, [{"seed": "0"}, {"seed": "1"}], 2)
+    known = read_json(tmp_path / "sweep.json")["with_before"]
+    assert (NEW in known) is not begun, "a sweep without jobs has no past"
+    sweep.claim_folder(tmp_path, {}, [{"seed": "0"}, {"seed": "1"}], 2)
+    assert read_json(tmp_path / "sweep.json")["with_before"] == known, (
+        "what it is doesn't change by being claimed again"
+    )
+
+
+def test_what_a_sweep_did_not_know_does_what_was_done_before():
+    job = compose("data=python_docs", "optimizer=muon")
+    take_before(job, {NEW})
+    assert (job.trainer.exact_gradient_norm, job.optimizer.layout_aware) == (False, True)
+    take_before(job, with_before())
+    assert job.optimizer.layout_aware is False
 
 
 def test_jobs_side_by_side_have_gpus_of_their_own(tmp_path, monkeypatch):

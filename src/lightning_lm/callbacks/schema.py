@@ -3,6 +3,7 @@
 ``callbacks=ema`` adds one, ``callbacks=[ema,mine]`` several. What every run has lives in ``lightning_lm.training``.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,12 +16,12 @@ DECAY = Constraint(lambda value: 0 < value < 1, "a number between 0 and 1, such 
 
 
 @dataclass
-class CallbackConfig(Settings):
+class CallbackConfig(Settings, ABC):
     sharded: ClassVar[bool] = True  # whether it works under hardware.strategy=fsdp
 
+    @abstractmethod
     def build(self) -> "Callback":
         """The callback; Lightning calls its hooks with the trainer and the ``LanguageModel``."""
-        raise NotImplementedError(f"{type(self).__name__} has no build()")
 
 
 @dataclass

@@ -5,8 +5,8 @@ set, and checks, stands in the ``schema.py`` of its own package.
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator
+from dataclasses import Field, dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 from importlib.util import find_spec
@@ -183,12 +183,22 @@ def tokenizer_kind(config: Config) -> TokenizerKind:
 
 def may_change() -> set[str]:
     """Of all options the settings that don't decide the outcome: a run may go on with another value of these."""
+    return those_with(lambda row: row.metadata.get("may_change", False))
+
+
+def with_before() -> set[str]:
+    """Of all options the settings that have come later, and whose default isn't what the code did before."""
+    return those_with(lambda row: "before" in row.metadata)
+
+
+def those_with(mark: Callable[[Field], bool]) -> set[str]:
+    """Of all options the settings whose fields have a mark."""
     kinds: dict[str, list[type]] = {"trainer": [TrainerConfig], "hardware": [HardwareConfig], "logger": [LoggerConfig]}
     for axis, table in AXES.items():
         kinds |= {f"callbacks.{n}": [k] for n, k in table.items()} if axis == "callbacks" else {axis: [*table.values()]}
-    settings = {row.name for row in fields(Config) if row.metadata.get("may_change")}
+    settings = {row.name for row in fields(Config) if mark(row)}
     for axis, classes in kinds.items():
         rows = [row for kind in classes for row in fields(kind)]
-        settings |= {f"{axis}.{row.name}" for row in rows if row.metadata.get("may_change")}
-        settings |= {axis} if rows and all(row.metadata.get("may_change") for row in rows) else set()
+        settings |= {f"{axis}.{row.name}" for row in rows if mark(row)}
+        settings |= {axis} if rows and all(map(mark, rows)) else set()
     return settings

@@ -44,10 +44,10 @@ def bounds(corpus: Corpus, split: str, stream: TokenStream, tokenizer: Any, sepa
 
 def prefix_token(tokenizer: Any, prefix: str) -> int | None:
     known = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
-    wanted = [token for name, token in known.items() if prefix in (name, "auto") and token is not None]
-    if not wanted and prefix != "none":
+    tokens = [token for name, token in known.items() if prefix in (name, "auto") and token is not None]
+    if not tokens and prefix != "none":
         raise refuse("data.prefix", prefix, "the tokenizer has no such token", "give another, or none")
-    return wanted[0] if wanted else None
+    return tokens[0] if tokens else None
 
 
 @dataclass(frozen=True, kw_only=True)

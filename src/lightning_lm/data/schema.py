@@ -1,5 +1,6 @@
 """Settings of the axis ``data``: corpora, what is wrong with their settings, how each is built. Loads nothing heavy."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -30,7 +31,7 @@ class Prefix(StrEnum):
 
 
 @dataclass
-class DataConfig(Settings):
+class DataConfig(Settings, ABC):
     block_size: int = setting(128, at_least(2, " tokens"))
     separator: Separator = Separator.auto
     documents: bool = False  # windows of validation and test stay inside documents
@@ -42,18 +43,18 @@ class DataConfig(Settings):
         return Path(self.cache_dir).expanduser()
 
     @property
+    @abstractmethod
     def tag(self) -> str:
         """What a dashboard calls the text."""
-        raise NotImplementedError(f"{type(self).__name__} has no tag")
 
     @property
     def dataset(self) -> str | None:
         """The data set's id on the Hub, or its folder; None where there is none."""
         return None
 
+    @abstractmethod
     def build(self) -> "Corpus":
         """The corpus; raises Refused where the text isn't there, or can't be used."""
-        raise NotImplementedError(f"{type(self).__name__} has no build()")
 
 
 @dataclass

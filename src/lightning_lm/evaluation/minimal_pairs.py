@@ -50,8 +50,10 @@ class MinimalPairs:
             cells = [f"{100 * self.right[form][of_paradigm].mean():.1f}" for form in forms]
             lines.append(f"  {paradigm:<46}" + "".join(f"{cell:>26}" for cell in cells))
         legend = ", ".join(f"({n}) {form}" for n, form in enumerate(forms, 1))
-        how = f"{len(self.fields):,} pairs of {len(set(self.paradigms))} paradigms, read as {self.protocol['sentence']}"
-        return "\n".join([*lines, f"{legend}; 95 % intervals", f"protocol {short_hash(self.protocol)}: {how}"])
+        setup = (
+            f"{len(self.fields):,} pairs of {len(set(self.paradigms))} paradigms, read as {self.protocol['sentence']}"
+        )
+        return "\n".join([*lines, f"{legend}; 95 % intervals", f"protocol {short_hash(self.protocol)}: {setup}"])
 
     def as_json(self) -> str:
         forms = {}

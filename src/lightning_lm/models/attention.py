@@ -17,12 +17,12 @@ AttentionInterface.register(UNMASKED, sdpa_attention_forward)
 @contextmanager
 def unmasked(model: nn.Module) -> Iterator[None]:
     """Within, transformers makes no masks; a model that is causal stays so."""
-    own = model.config._attn_implementation
+    implementation = model.config._attn_implementation
     model.config._attn_implementation = UNMASKED
     try:
         yield
     finally:
-        model.config._attn_implementation = own
+        model.config._attn_implementation = implementation
 
 
 def needs_no_mask(model: nn.Module, head: OutputHead, batch: dict[str, Tensor]) -> bool:
@@ -31,8 +31,8 @@ def needs_no_mask(model: nn.Module, head: OutputHead, batch: dict[str, Tensor]) 
     They are not where attention looks no further than a window that is shorter than the block.
     """
     row = {name: x[:1] for name, x in batch.items() if name not in NO_INPUTS}
-    own = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    if own != "sdpa" or row.keys() & {"attention_mask", "position_ids"}:
+    implementation = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    if implementation != "sdpa" or row.keys() & {"attention_mask", "position_ids"}:
         return False
     everywhere, training = torch.arange(row["input_ids"].numel(), device=row["input_ids"].device), model.training
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):

@@ -1,5 +1,6 @@
 """Settings of the axis ``objective``: what is wrong with them, and how each is built. Loads nothing heavy."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class ObjectiveConfig(Settings):
+class ObjectiveConfig(Settings, ABC):
     name: str = MISSING
     prompts: list[str] = setting([])  # continued, or filled in, after each validation
     facts: ClassVar[ObjectiveFacts]
@@ -24,9 +25,9 @@ class ObjectiveConfig(Settings):
         if "" in self.prompts:
             yield Problem("objective.prompts", self.prompts, "an empty prompt", "give it words, or leave it out")
 
+    @abstractmethod
     def build(self, tokenizer: Any) -> "Objective":
         """The objective for texts of this tokenizer; raises Refused where that lacks what it needs."""
-        raise NotImplementedError(f"{type(self).__name__} has no build()")
 
 
 @dataclass

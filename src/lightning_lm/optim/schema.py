@@ -1,6 +1,7 @@
 """Settings of the axes ``optimizer`` and ``scheduler``: their options, and how each is built. Loads nothing heavy."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -37,7 +38,7 @@ class GroupConfig:
 
 
 @dataclass
-class OptimizerConfig(Settings):
+class OptimizerConfig(Settings, ABC):
     """What every optimizer has. ``groups[].optimizer`` names one of ``members``, the optimizers that work together."""
 
     name: str = MISSING
@@ -63,13 +64,13 @@ class OptimizerConfig(Settings):
             except re.error as error:
                 yield Problem(f"{name}.pattern", row.pattern, f"no regular expression ({error})", "correct it")
 
+    @abstractmethod
     def build(self, groups: dict[str, list[dict[str, Any]]], *, model: "Module", fused: bool) -> "list[Optimizer]":
         """The optimizers, one for each member that has parameters; the first one's rate is ``lr``.
 
         ``groups`` has for each member torch's parameter groups, each with its ``weight_decay``, of ``model``. ``fused``
         tells whether torch's fused implementation may be used, where there is one.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no build()")
 
 
 @dataclass

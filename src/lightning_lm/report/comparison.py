@@ -158,8 +158,12 @@ def cautions(runs: list[Run]) -> list[str]:
     protocols = [run.summary["val/protocol"] for run in runs if run.loss is not None and "val/protocol" in run.summary]
     shown_elsewhere = ("tokenizer", "objective", "limit")
     if unlike := {name: of for name, of in differing_protocols(protocols).items() if name not in shown_elsewhere}:
-        told = [f"{name.replace('_', ' ')} {' or '.join(dict.fromkeys(map(show, of)))}" for name, of in unlike.items()]
-        sentences.append(f"The losses were measured in different ways, and may differ by that: {', '.join(told)}.")
+        differences = [
+            f"{name.replace('_', ' ')} {' or '.join(dict.fromkeys(map(show, of)))}" for name, of in unlike.items()
+        ]
+        sentences.append(
+            f"The losses were measured in different ways, and may differ by that: {', '.join(differences)}."
+        )
     batches = {run.settings.get("trainer.limit_val_batches") for run in runs if run.loss is not None} - {None}
     if batches:
         few = " or ".join(map(str, sorted(batches)))

@@ -91,16 +91,16 @@ def shrinking(
     points, jobs = np.vstack([over.points, between[near]]), [job(c, search) for c in over.configurations] + new
     # A seed that one configuration alone has tells nothing: what it does to all alike isn't known
     seeds = sorted({seed for c in sets for seed in c.seeds})
-    left = [[seed for seed in seeds if seed not in c.seeds] for c in over.configurations] + [[*seeds] for _ in new]
+    untried = [[seed for seed in seeds if seed not in c.seeds] for c in over.configurations] + [[*seeds] for _ in new]
     proposals, before = [], size(surface, places)
     for _ in range(count):
-        available = [number for number, unused in enumerate(left) if unused]
+        available = [number for number, unused in enumerate(untried) if unused]
         if not available:
             break
         chosen = min(available, key=lambda n: size(surface.with_run(points[[n]]), places))
         surface = surface.with_run(points[[chosen]])
-        reason = "another seed" if chosen < len(over.points) or len(left[chosen]) < len(seeds) else "a new point"
-        proposals.append(Proposal(jobs[chosen] | {"seed": str(left[chosen].pop(0))}, reason))
+        reason = "another seed" if chosen < len(over.points) or len(untried[chosen]) < len(seeds) else "a new point"
+        proposals.append(Proposal(jobs[chosen] | {"seed": str(untried[chosen].pop(0))}, reason))
     shrunk = 1 - size(surface, places) / before
     return f"With these runs the 90 % region is expected to shrink by about {shrunk:.0%}:", proposals
 

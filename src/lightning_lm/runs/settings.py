@@ -145,6 +145,17 @@ def _changes(run: Path, config: Config) -> dict[str, tuple[Any, Any]]:
     return {name: (before, after) for name, (before, after) in pairs.items() if before != after}
 
 
+def take_before(config: Config, names: set[str]) -> None:
+    """Give these settings, where they have the default of today, the value that does what the code did before them."""
+    for name, row, value in list(walk(config)):
+        if name in names and value == row.default:
+            *path, last = name.split(".")
+            owner: Any = config
+            for key in path:
+                owner = owner[key] if isinstance(owner, dict) else getattr(owner, key)
+            setattr(owner, last, row.metadata["before"])
+
+
 def _completed(saved: dict[str, Any], config: Any) -> dict[str, Any]:
     """The saved settings, and of those that have come since, the values that do what the code did before them.
 

@@ -5,13 +5,16 @@ import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from lightning_lm.config.schema import Config, may_change
+from lightning_lm.config.composition import flat
+from lightning_lm.config.schema import Config, may_change, with_before
 from lightning_lm.errors import refuse
 from lightning_lm.launch import launched, run_job
-from lightning_lm.runs.folder import LOCK, alone_in, job_status, read_json, sweep_name, write_json
+from lightning_lm.runs.folder import LOCK, alone_in, job_settings, job_status, read_json, sweep_name, write_json
+from lightning_lm.runs.settings import read_settings, take_before
 from lightning_lm.sweeps.gpus import gpus_for
 from lightning_lm.sweeps.progress import DONE, JobPlace, result
 
@@ -77,7 +80,19 @@ def claim_folder(folder: Path, fixed: Settings, search: list[Settings], jobs: in
         )
     if there is not None and (there["fixed"], there["search"]) != (fixed, search[: len(there["search"])]):
         raise refuse("hydra.sweep.dir", folder, "the folder holds another sweep", f"{SAME}, or choose a new one")
-    write_json(folder / "sweep.json", {"fixed": fixed, "search": search, "jobs": jobs, "parallel": parallel})
+    sweep = {"fixed": fixed, "search": search, "jobs": jobs, "parallel": parallel}
+    write_json(folder / "sweep.json", sweep | {"with_before": known_settings(folder, there)})
+
+
+def known_settings(folder: Path, sweep: dict[str, Any] | None) -> list[str]:
+    """Which of the settings with a ``before`` there were when the sweep began; all of its jobs go by these.
+
+    In a sweep from before this was kept, its jobs tell.
+    """
+    if sweep is not None and "with_before" in sweep:
+        return sweep["with_before"]
+    begun = [flat(read_settings(config.parent)) for config in folder.glob("[0-9]*/config.yaml")]
+    return sorted(with_before().intersection(*([{*itertools.chain(*begun)}] if begun else [])))
 
 
 def run_sweep_job(job: Config) -> float:
@@ -88,6 +103,8 @@ def run_sweep_job(job: Config) -> float:
     if job_status(folder) in DONE:
         place.tell(f"{place.settings} done before: {result(folder)}")
         return read_json(folder / "summary.json").get("val/loss")
+    sweep = read_json(folder.parent / "sweep.json")
+    take_before(job, with_before() - {*sweep["with_before"], *sweep["fixed"], *job_settings(folder)})
     multiprocessing.set_start_method("forkserver", force=True)  # joblib's workers have one that their children lack
     with gpus_for(job), alone_in(folder, "run_dir"), place.telling():
         return run_job(job, run_test=place.of_seeds)  # a search must not choose by the test

@@ -17,7 +17,7 @@ DONE = ("finished", "diverged", "pruned")  # a sweep that is gone on with doesn'
 
 def only_seeds(search: list[dict[str, str]]) -> bool:
     """Whether nothing but the seed varies, so that nothing is chosen, and each job may be tested."""
-    return all(own.keys() == {"seed"} for own in search)
+    return all(settings.keys() == {"seed"} for settings in search)
 
 
 def result(job: Path, error: object = None) -> str:

@@ -52,8 +52,8 @@ def job_table(folder: Path, fixed: Settings, jobs: list[Settings], errors: Mappi
             sentence = f"job {best} is the best{f' with {common}' * bool(common)}; to train and test it alone:"
             commands.append([sentence, f"  {command(fixed | jobs[best])}"])
     without = [
-        textwrap.fill(f"job {run.name} ({brief_settings(own)}) {result(run.folder, errors.get(number))}", width)
-        for number, (run, own) in enumerate(zip(runs, jobs, strict=True))
+        textwrap.fill(f"job {run.name} ({brief_settings(job)}) {result(run.folder, errors.get(number))}", width)
+        for number, (run, job) in enumerate(zip(runs, jobs, strict=True))
         if run.loss is None
     ]
     counts = Counter(run.status for run in runs)
@@ -65,10 +65,10 @@ def job_table(folder: Path, fixed: Settings, jobs: list[Settings], errors: Mappi
 def configurations(finished: list[Run], runs: list[Run], jobs: list[Settings]) -> list[Configuration]:
     """Those that the finished runs are of, the best first, each with all of its runs."""
     each = zip(runs, jobs, strict=True)
-    own = {run.name: tuple(sorted((k, v) for k, v in job.items() if k != "seed")) for run, job in each}
-    members = {settings: [run for run in runs if own[run.name] == settings] for settings in own.values()}
+    chosen = {run.name: tuple(sorted((k, v) for k, v in job.items() if k != "seed")) for run, job in each}
+    members = {settings: [run for run in runs if chosen[run.name] == settings] for settings in chosen.values()}
     figure = ranking_figure(finished)
-    several = {own[run.name] for run in finished}
+    several = {chosen[run.name] for run in finished}
     return sorted((Configuration(dict(key), members[key], figure) for key in several), key=lambda c: c.rank)
 
 

@@ -93,8 +93,8 @@ class Progress(Callback):
         parts += [] if speed is None else [f"{speed:,.0f} tokens/s"]
         parts += [duration(telemetry.seconds)]
         if (done := self.budget.progress - at) > 0:
-            left = (time.monotonic() - since) / done * (1 - self.budget.progress)
-            parts.append(f"{'≤' * bool(trainer.early_stopping_callbacks)}{duration(left)} left")
+            remaining = (time.monotonic() - since) / done * (1 - self.budget.progress)
+            parts.append(f"{'≤' * bool(trainer.early_stopping_callbacks)}{duration(remaining)} left")
         return parts
 
 
