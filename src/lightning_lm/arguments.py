@@ -144,7 +144,7 @@ def check(args: argparse.Namespace) -> None:
         fixed = ["stride", "batch_size", "nll", "convention", "documents", "prefix", *MASKING, "mask_draws"]
         wrong |= dict.fromkeys([n for n in fixed if n in given], ("--pseudo has no use for it", "leave it out"))
     if "convention" in given:
-        choices = ["separator", "documents", "prefix", "nll"]
+        choices = ["separator", "documents", "prefix", "nll", "mask_draws"]
         choices += ["stride", "batch_size"] if args.convention == "lm-eval" else []
         fixed = [name for name in choices if name in given]
         wrong |= dict.fromkeys(fixed, (f"--as {args.convention} leaves no choice", "leave it out"))

@@ -111,7 +111,7 @@ def tell(result: object, as_json: str, place: str | None) -> None:
 
 
 def compare(args: argparse.Namespace) -> None:
-    import json
+    from lightning_lm.evaluation.result import standard_json
 
     if args.recipes:
         from lightning_lm.evaluation.recipes import compare_recipes
@@ -125,7 +125,7 @@ def compare(args: argparse.Namespace) -> None:
         from lightning_lm.evaluation.comparison import compare_models
 
         comparison = compare_models(args.a, args.b, args.data, args.split or "test")
-    tell(comparison, json.dumps(comparison.as_dict(), indent=2, ensure_ascii=False), args.json)
+    tell(comparison, standard_json(comparison.as_dict()), args.json)
 
 
 def push(args: argparse.Namespace) -> None:

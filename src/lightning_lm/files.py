@@ -91,7 +91,7 @@ def zip_damage(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             record = archive.testzip()
-    except Exception as error:  # flipped bits in its headers raise whatever comes of them
+    except Exception as error:  # damaged headers can raise any error
         return f"it is cut off or damaged: {error}"
     return record and f"its record {record} is damaged: the checksum is another"
 

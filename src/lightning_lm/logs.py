@@ -63,8 +63,8 @@ def logging_to(path: Path) -> Iterator[Callable[[], None]]:
 
     def keep() -> None:
         file = LogFile(path, encoding="utf-8", delay=True)
-        who = f"rank {rank()}: " if rank() else ""
-        file.setFormatter(Formatter(f"%(asctime)s %(levelname)s {who}%(message)s"))
+        prefix = f"rank {rank()}: " if rank() else ""
+        file.setFormatter(Formatter(f"%(asctime)s %(levelname)s {prefix}%(message)s"))
         memory.setTarget(file)
         memory.flush()
         logger.handlers = [console, file]

@@ -117,6 +117,7 @@ def trained(tiny_gpt2, tiny_bert, text, small, tmp_path_factory):
         pytest.param("clm", ("hardware.devices=4", FSDP, "hardware.micro_batch_size=1"), marks=pytest.mark.slow),
         pytest.param("mlm", ("hardware.devices=4", FSDP), marks=pytest.mark.slow),
         pytest.param("clm", ("hardware.devices=2", FSDP, "optimizer=muon"), marks=pytest.mark.slow),
+        pytest.param("clm", ("hardware.devices=2", FSDP, "trainer.exact_gradient_norm=false"), marks=pytest.mark.slow),
         pytest.param(
             "clm", ("hardware.devices=2", FSDP, "hardware.gradient_checkpointing=true"), marks=pytest.mark.slow
         ),

@@ -124,3 +124,11 @@ def test_a_sweeps_finished_job_keeps_its_best_weights(keep, dropping, text, tmp_
         assert [path.name for path in folder.iterdir()] == ["best.ckpt"]
         with pytest.raises(Refused, match="the sweep has not kept the checkpoints"):
             train(longer)
+
+
+def test_an_end_right_after_an_epoch(dropping, text, tmp_path):
+    """There no checkpoint is written where validations have an interval of their own."""
+    more = ["scheduler=constant", "trainer.val_every_n_steps=5", "trainer.checkpoint_every_n_steps=null"]
+    for name, steps in ("run", 14), ("run", 20), ("whole", 20):
+        train(compose(*settings(dropping, text, tmp_path / name, *more, f"trainer.max_steps={steps}")))
+    assert_same(tmp_path / "run", tmp_path / "whole")

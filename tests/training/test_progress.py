@@ -9,6 +9,7 @@ import struct
 import sys
 import termios
 import threading
+import time
 
 import pytest
 from conftest import compose, in_fresh_process
@@ -46,8 +47,10 @@ def on_terminal(columns, seconds, arguments):
         except RuntimeError as error:
             sys.stderr.write(f"error: {error}\n")
         sys.stderr.write("the end\n")
-        while b"the end" not in b"".join(written):
-            pass
+        for _ in range(600):
+            if b"the end" in b"".join(written):
+                break
+            time.sleep(0.1)
         screens.append(b"".join(written).decode())
         written.clear()
     return screens

@@ -52,8 +52,10 @@ class TrainerConfig(Settings):
     max_minutes: float | None = setting(None, positive(""))
     global_batch_size: int = setting(8, COUNT)  # blocks per optimiser step, over all devices
     gradient_clip: float | None = setting(1.0, positive(", or null for no clipping"))  # largest total norm
-    exact_gradient_norm: bool = setting(True, before=False)  # right to 1e-6; false: summed in float32, as runs began
-    # of a step whose gradients are no numbers; a run that has stopped may go on by skipping
+    exact_gradient_norm: bool = setting(
+        True, before=False
+    )  # right to 1e-6; false: summed in float32, as older runs did
+    # what to do with a step whose gradients are NaN or infinite; a run that stopped for it may go on with skip
     on_nonfinite: OnNonfinite = setting(OnNonfinite.stop, may_change=True)
     val_every_n_steps: int | None = setting(None, COUNT)  # null: once an epoch
     checkpoint_every_n_steps: int | None = setting(200, COUNT)  # besides the one after each validation

@@ -138,7 +138,7 @@ def examine(split: str, path: Path, column: str) -> str:
         with open_bytes(path) as file:
             while chunk := file.read(2**20):
                 if not done and chunk.startswith(codecs.BOM_UTF8):
-                    digest.update(b"without")  # tokens from before it was taken off are others
+                    digest.update(b"without")  # older versions kept the mark, so their tokens differ
                 digest.update(chunk)
                 if read not in (read_parquet, read_arrow):
                     pending = len(decoder.getstate()[0])

@@ -80,7 +80,7 @@ def compare_models(a: str, b: str, data: str | None = None, split: str = "test")
         over_documents(gain, sizes[held]),
         int(held.sum()),
         kind,
-        list(_cautions(first, second)),
+        conditions(first, second),
         [(int(numbers[i]), float(shares[i]), beginnings[numbers[i]]) for i in shown_ones],
     )
 
@@ -91,7 +91,7 @@ def _losses(name: str, data: str | None, split: str) -> TokenLosses:
     return evaluate(name, data, split).token_losses
 
 
-def _cautions(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+def conditions(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     """What differs in how they were scored and can move the figures."""
     unlike = {name: pair for name, pair in differing([first, second]).items() if name != "tokenizer"}
     parts = [f"{name.replace('_', ' ')} {a} for A, {b} for B" for name, (a, b) in unlike.items()]

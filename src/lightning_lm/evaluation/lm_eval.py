@@ -68,9 +68,9 @@ def score_by_page(subject: Subject, block_size: int | None) -> Evaluation:
     model, tokenizer, objective = subject.opened.model, subject.opened.tokenizer, subject.opened.objective
     if objective.facts.kind != "causal":
         raise refuse("--as", "lm-eval", "it scores causal models alone", "leave it out")
-    limit = getattr(model.config, "max_position_embeddings", None) or DEFAULT_LENGTH
-    length = block_size or limit
-    if length > limit:
+    limit = getattr(model.config, "max_position_embeddings", None)
+    length = block_size or limit or DEFAULT_LENGTH
+    if limit and length > limit:
         raise refuse("--block-size", length, f"the model has only {limit} positions", "lower it")
     text, windows = documents(subject.corpus, subject.key, fewest=1), {"block_size": length, "stride": length}
     figures, intervals = score_pages(model, tokenizer, pages(subject.corpus, subject.key, text), length)

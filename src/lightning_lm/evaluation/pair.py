@@ -74,8 +74,7 @@ def compare_pair(a: str, b: str, blimp: str, most: int | None, data: str | None,
     for side, name in (("A", a), ("B", b)):
         if Path(name).suffix == ".parquet":
             raise refuse(side, name, "losses tell nothing about minimal pairs", "name a run or a model")
-    pairs = score_pairs(a, blimp, most), score_pairs(b, blimp, most)
-    first, second = pairs
+    pairs = first, second = score_pairs(a, blimp, most), score_pairs(b, blimp, most)
     differences = {}
     for forms in [(one, other) for one in first.right for other in second.right]:
         gain = 100 * (second.right[forms[1]] - first.right[forms[0]])
@@ -85,6 +84,8 @@ def compare_pair(a: str, b: str, blimp: str, most: int | None, data: str | None,
         evaluate(name, data, split, pseudo=PSEUDO_SAMPLE if of.objective == "mlm" else None)
         for name, of in zip((a, b), pairs, strict=True)
     )
-    known = [read_json(Path(name) / "summary.json") or {} for name in (a, b)]
+    if texts[0].protocol["text"] != texts[1].protocol["text"]:
+        raise refuse("B", b, "it was scored on another text than A", "score both on the same with --data and --split")
+    known = [read_json(Path(name).expanduser() / "summary.json") or {} for name in (a, b)]
     costs = {name: (known[0][name], known[1][name]) for name in COSTS if all(name in summary for summary in known)}
     return PairComparison((a, b), costs, pairs, differences, texts)

@@ -10,8 +10,9 @@ from lightning_lm.certainty.pairs import Estimate, over_seeds, seeds_to_tell
 from lightning_lm.config.composition import flat
 from lightning_lm.config.schema import may_change
 from lightning_lm.errors import Problem, Refused, refuse
-from lightning_lm.evaluation.comparison import shown, verdict
+from lightning_lm.evaluation.comparison import conditions, shown, verdict
 from lightning_lm.runs.folder import job_status, read_json
+from lightning_lm.runs.protocol import differing
 from lightning_lm.runs.settings import UNREADABLE, read_settings
 
 TEXT_COUNTS = ("rows", "words", "line_ends", "bytes")  # of a ledger; they don't depend on the tokenizer
@@ -31,6 +32,10 @@ class Group:
         """Seed → a figure of the summary; those that lack it are left out."""
         summaries = {seed: read_json(run / "summary.json") for seed, run in self.runs.items()}
         return {seed: of[name] for seed, of in sorted(summaries.items()) if of.get(name) is not None}
+
+    def protocol(self, split: str) -> dict[str, Any] | None:
+        """How the figures of a split were measured."""
+        return (read_json(next(iter(self.runs.values())) / "summary.json") or {}).get(f"{PREFIXES[split]}/protocol")
 
     def ledger(self, split: str) -> dict[str, Any]:
         return (read_json(next(iter(self.runs.values())) / "ledger.json") or {}).get(split) or {}
@@ -96,9 +101,12 @@ def compare_recipes(a: str, b: str, split: str = "validation", paired: bool = Fa
     cautions = [
         f"{of.name}: {len(of.unfinished)} run(s) did not finish, and are left out" for of in groups if of.unfinished
     ]
-    sizes = [of.settings.get("data.block_size") for of in groups]
-    if sizes[0] != sizes[1]:
-        cautions.append(f"windows of {sizes[0]} tokens for A, {sizes[1]} for B: longer ones see more of the text")
+    protocols = [of.protocol(split) for of in groups]
+    if all(protocols):  # runs from before protocols were kept have none
+        if other := differing(protocols).keys() & {"text", "masking", "limit"}:
+            wrong = f"its losses were measured another way than A's: {', '.join(sorted(other))}"
+            raise refuse("B", b, wrong, "compare runs that were measured in one way")
+        cautions += conditions(*protocols)
     return RecipeComparison(
         (groups[0].name, groups[1].name),
         figure,
@@ -116,7 +124,7 @@ def group(side: str, place: str) -> Group:
     Raises:
         Refused: there are none, or they differ in more than the seed.
     """
-    folders = [Path(name) for name in sorted(glob(str(Path(place).expanduser())))]
+    folders = [path for path in map(Path, sorted(glob(str(Path(place).expanduser())))) if path.is_dir()]
     runs = [run for folder in folders for run in [folder, *sorted(folder.iterdir())] if _is_run(run)]
     if not runs:
         raise refuse(
@@ -124,16 +132,17 @@ def group(side: str, place: str) -> Group:
         )
     free = {"seed", *may_change()}
     try:
-        settings = {run: {n: v for n, v in flat(read_settings(run)).items() if n not in free} for run in runs}
+        every = {run: flat(read_settings(run)) for run in runs}
     except UNREADABLE as error:
         raise refuse(side, place, f"a config.yaml can't be read ({error})", "repair it, or name the others") from error
+    settings = {run: {name: value for name, value in of.items() if name not in free} for run, of in every.items()}
     names = dict.fromkeys(name for of in settings.values() for name in of)
     varied = [name for name in names if len({str(of.get(name)) for of in settings.values()}) > 1]
     if varied:
         remedy = "a recipe's runs differ in the seed alone: name them by a glob such as 'SWEEP/[0-4]'"
         raise refuse(side, place, f"its runs differ in {', '.join(varied)}", remedy)
     finished = {run: job_status(run) == "finished" for run in runs}
-    by_seed = {read_settings(run)["seed"]: run for run in runs if finished[run]}
+    by_seed = {every[run]["seed"]: run for run in runs if finished[run]}
     return Group(place, by_seed, [run for run in runs if not finished[run]], settings[runs[0]])
 
 

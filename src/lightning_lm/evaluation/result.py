@@ -58,13 +58,17 @@ class Evaluation:
         return "\n".join([head, *rows, *notes])
 
     def as_json(self) -> str:
-        """Standard JSON, which has no word for infinity: null stands for it."""
         names = ("model", "objective", "data", "split", "block_size", "stride")
         facts: dict[str, Any] = {name: getattr(self, name) for name in names} | self.figures
         facts |= {"intervals": self.intervals, "interval_unit": self.unit, "separators": self.separators}
         facts |= {"mask_draws": self.draws} if self.draws else {}
         facts |= {"protocol": self.protocol, "protocol_hash": short_hash(self.protocol), "made_with": self.made_with}
-        return json.dumps(_finite(facts), indent=2, ensure_ascii=False)
+        return standard_json(facts)
+
+
+def standard_json(facts: dict[str, Any]) -> str:
+    """JSON has no word for infinity: null stands for it."""
+    return json.dumps(_finite(facts), indent=2, ensure_ascii=False)
 
 
 def decimals(low: float = 0.0, high: float = 0.0) -> int:

@@ -42,7 +42,7 @@ def landscape(runs: list[Run], loss: str, region: SearchedRegion | None) -> Figu
     if len(names) < 2 or not finished:
         return None
     axes = [Axis(name, levels(runs, name)) for name in names]
-    lost = [c for c in configurations(runs) if not c.losses and all(name in c.settings for name in names)]
+    lost = [c for c in configurations(runs) if not c.losses and all(is_number(c.settings[name]) for name in names)]
     norm = scale_of([c.mean for c in finished], 10)
     shade = {
         "color": [c.mean for c in reversed(finished)],
@@ -73,8 +73,8 @@ def draw_region(figure: Figure, region: SearchedRegion, axes: dict[str, Axis]) -
     look = {"fillcolor": "rgba(238, 102, 119, 0.18)", "line": {"color": "#EE6677", "width": 1}}
     if len(region.settings) == 1:
         (name,) = region.settings
-        for low, high in filter(None, [region.limits.get(name)]):
-            ends = [axes[name].at(low), axes[name].at(high)]
+        if limits := region.limits.get(name):
+            ends = [axes[name].at(end) for end in limits]
             (figure.add_vrect if name == next(iter(axes)) else figure.add_hrect)(*ends, layer="below", **look)
         return
     for outline in region.outlines:

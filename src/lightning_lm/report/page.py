@@ -29,7 +29,7 @@ from lightning_lm.report.comparison import (
 from lightning_lm.report.looks import INKS, LineStyle, line_styles
 from lightning_lm.report.pruning import rank_correlations
 from lightning_lm.report.runs import STATUSES, Run, collect
-from lightning_lm.runs.folder import read_json, sweep_name, write_text
+from lightning_lm.runs.folder import in_use, read_json, sweep_name, write_text
 from lightning_lm.runs.numbers import brief_name, duration, mean_and_spread, show
 from lightning_lm.runs.protocol import as_line
 from lightning_lm.runs.step_table import StepTable
@@ -56,14 +56,13 @@ def report(folders: Sequence[Path], output: Path, recipe_name: str | None = None
 
 
 def watch(folders: Sequence[Path], output: Path) -> None:
-    """Write the page again and again, which then loads itself again, until no run is at work."""
+    """Write the page again and again, which then loads itself again, as long as a run or a sweep is at work."""
     check(output)
     while True:
         runs = collect(folders)
-        at_work = any(run.status in ("running", "not run") for run in runs)
-        write_page(runs, output, folders, refresh=EVERY if at_work else None)
-        if not at_work:
+        if not (any(run.status == "running" for run in runs) or any(map(in_use, folders))):
             return
+        write_page(runs, output, folders, refresh=EVERY)
         time.sleep(EVERY)
 
 
@@ -108,7 +107,7 @@ def write_page(runs: list[Run], output: Path, folders: Sequence[Path], refresh: 
         "verdict": certainty,
         "title": ", ".join(map(sweep_name, folders)),
         "folders": shlex.join(os.path.relpath(folder) for folder in folders),
-        "correlations": {step: rho for folder in folders for step, rho in rank_correlations(folder).items()},
+        "correlations": rank_correlations(folders[0]) if len(folders) == 1 else {},
         "grid": shlex.quote(os.path.relpath(folders[0])) if is_grid(folders) else None,
         "filters": data["filters"],
         "search": {name: name for name in data["search"]},

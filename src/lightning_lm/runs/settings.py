@@ -51,7 +51,7 @@ def part_of(run: Path, axis: str) -> Any:
 
 
 def _before(kind: Any) -> dict[str, Any]:
-    """Of settings that are no older than their ``before``, what does what the code did without them."""
+    """Setting → the value that stands for it in a folder from before it existed."""
     return {row.name: row.metadata["before"] for row in fields(kind) if "before" in row.metadata}
 
 

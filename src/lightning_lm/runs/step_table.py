@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Series = tuple["np.ndarray", "np.ndarray"]  # the steps at which a figure has a value, and the values
 NUMBER = re.compile(r"[+-](\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-](inf|nan)", re.IGNORECASE)  # with a sign
-FORMULA = re.compile(r"'*[=+\-@\t\r]")  # what a cell begins with that a spreadsheet computes; see OWASP, CSV Injection
+FORMULA = re.compile(r"'*[=+\-@\t\r]")  # a spreadsheet takes a cell that begins so for a formula: OWASP, CSV Injection
 
 
 def as_cell(value: Any) -> Any:
@@ -58,7 +58,11 @@ class StepTable:
 
 
 def read_series(path: Path) -> dict[str, Series]:
-    """Column of a metrics file → its series; what is no number is left out, as is a row that is still being written."""
+    """Column of a metrics file → its series. Empty cells and a row that is still being written are left out.
+
+    Raises:
+        Refused: a cell holds a text.
+    """
     import numpy as np
     import pyarrow  # much quicker than Python's reader
     from pyarrow import csv as arrow

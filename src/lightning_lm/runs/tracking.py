@@ -21,16 +21,16 @@ from lightning_lm.runs.numbers import brief_settings
 from lightning_lm.runs.step_table import StepTable
 
 log = logging.getLogger(__name__)
-ANSWER = 8.0  # seconds that a server has to answer
+CONNECT_TIMEOUT = 8.0  # seconds that a server has to answer
 RECENT = 1000  # rows that a kill may have kept from W&B, which writes and sends what it has every 15 s
 
 
 class RunFolderLogger(Logger):
     """Rows of ``metrics.csv``; unlike Lightning's CSVLogger it goes on with a file that is there."""
 
-    def __init__(self, run: Path, lacking: Logger | None = None):
+    def __init__(self, run: Path, resend_to: Logger | None = None):
         super().__init__()
-        self.lacking = lacking  # where the latest rows are sent again: it belongs to a run that was killed
+        self.resend_to = resend_to  # where the latest rows are sent again: it belongs to a run that was killed
         self.table = StepTable(run / "metrics.csv", COLUMNS)
         self.named: set[str] = set()  # figures that no column takes, once they were told
 
@@ -50,9 +50,9 @@ class RunFolderLogger(Logger):
     def go_on_from(self, step: int) -> None:
         """Drop the rows after ``step``, which will be written again."""
         self.table.rewind(step)
-        for row in self.table.rows()[-RECENT:] if self.lacking else ():
+        for row in self.table.rows()[-RECENT:] if self.resend_to else ():
             figures = {name: float(value) for name, value in row.items() if value and name != "step"}
-            self.lacking.log_metrics(figures, step=int(row["step"]))
+            self.resend_to.log_metrics(figures, step=int(row["step"]))
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The run folder's config.yaml has them."""
@@ -86,7 +86,7 @@ def server_error() -> str | None:
         url = urlsplit(proxies[url.scheme])
     try:
         port = url.port or (443 if url.scheme == "https" else 80)
-        socket.create_connection((url.hostname or "", port), timeout=ANSWER).close()
+        socket.create_connection((url.hostname or "", port), timeout=CONNECT_TIMEOUT).close()
     except OSError as error:
         return f"{base} can't be reached ({error.strerror or error})"
     return None

@@ -43,7 +43,7 @@ def extended(folder: Path, more: Sequence[Mapping[str, object]]) -> list[Setting
         raise refuse("hydra.sweep.dir", folder, "there is no sweep to add jobs to", "name the folder of one")
     if isinstance(more, str) or not all(isinstance(row, Mapping) for row in more):
         raise refuse("hydra.sweeper.more", more, "no list of tables", "write [{optimizer.lr:1e-3,seed:3}]")
-    rows = [{str(key): str(value) for key, value in row.items()} for row in more]
+    rows = [{str(key): "null" if value is None else str(value) for key, value in row.items()} for row in more]
     return there["search"] + [row for row in rows if row not in there["search"]]
 
 

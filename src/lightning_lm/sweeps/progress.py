@@ -76,6 +76,7 @@ class JobPlace:
         began = path.stat().st_mtime  # each command writes it
         since = time.time() - began
         ends = [self.sweep / str(number) / "summary.json" for number in numbers[: self.number + 1]]
-        here = sum(not end.exists() or end.stat().st_mtime >= began for end in ends)
+        others = sum(not end.exists() or end.stat().st_mtime >= began for end in ends[:-1])
+        here = others + 1  # with this job, which has just ended
         ahead = sum(job_status(self.sweep / str(number)) not in DONE for number in numbers[self.number + 1 :])
         return f"; about {duration(since / here * ahead)} left for {ahead} more" if ahead else ""

@@ -62,6 +62,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         interrupts.install()  # Lightning has handlers of its own
+        if self.path.exists():  # a kill may have come between the two names
+            self._name_for_extending(trainer)
         if self.validation_pending:
             self.validation_pending = False
             validation = trainer.fit_loop.epoch_loop.val_loop
@@ -108,6 +110,9 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)
+        self._name_for_extending(trainer)
+
+    def _name_for_extending(self, trainer: L.Trainer) -> None:
         if trainer.global_step == self.extend_step and trainer.is_global_zero:
             name_also(self.path.parent, {BEST: EXTEND_BEST, LAST: EXTEND})
 
@@ -193,7 +198,7 @@ def to_go_on_from(run: Path) -> Path | None:
         return None
     for damaged, wrong in damages.items():
         log.warning("%s: %s; the run goes on from %s, the one before", damaged, wrong, path.name)
-        if rank() == 0:  # else the next save would put it in that one's place
+        if rank() == 0:  # the next save would move the damaged file over previous.ckpt
             os.replace(damaged, damaged.with_suffix(".damaged"))
     check_best(run)
     return path

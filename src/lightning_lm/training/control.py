@@ -29,6 +29,8 @@ class Budget(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         """A run that was cut off after its end or its early stop has nothing left to train."""
+        if self.max_minutes is None:  # the run may have got a later end
+            self.progress = trainer.global_step / self.max_steps
         early = any(c.wait_count >= c.patience for c in trainer.early_stopping_callbacks)
         trainer.should_stop |= early or self.progress >= 1
 

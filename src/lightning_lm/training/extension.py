@@ -52,7 +52,9 @@ def to_extend_from(cfg: Config, components: RunComponents, run: Path) -> Path | 
         raise _refusal(run, cfg, f"its warmup, a share of the run, took {warmups[0]} steps, and now {warmups[1]}")
     if not cfg.scheduler.steady_steps(before):
         raise _refusal(run, cfg, f"with scheduler={cfg.scheduler.name} its rates depend on the end from the start")
-    if step_of(last) <= steps and (last.name == LAST or not extend.exists()):  # of a previous one, the best may be lost
+    if step_of(last) <= steps and (
+        last.name == LAST or not extend.exists()
+    ):  # previous.ckpt may be older than best.ckpt
         return last
     if not extend.exists():
         raise _refusal(run, cfg, f"no checkpoint of its first {steps} steps, before its end or decay, is left")

@@ -178,7 +178,8 @@ def _protocols(cfg: Config, data: TextDataModule, figures: dict[str, float]) -> 
             measured["limit"] = samples
         measured["dtype"] = cfg.hardware.precision.replace("32-true", measured["dtype"])
         notes |= {f"{prefix}/protocol": measured, f"{prefix}/protocol_hash": short_hash(measured)}
-        notes[f"{prefix}/separators"] = data.separators_scored(split)
+        if rank() == 0:  # whose summary is kept
+            notes[f"{prefix}/separators"] = data.separators_scored(split)
     return notes
 
 

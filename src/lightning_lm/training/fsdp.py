@@ -32,6 +32,8 @@ class ShardedLanguageModel(LanguageModel):
             shard(self.model, self.device_mesh["data_parallel"])
 
     def _total_norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        if not self.exact_norm:
+            return super()._total_norm(gradients).full_tensor()
         squares = super()._total_norm([gradient.to_local() for gradient in gradients]).square()
         torch.distributed.all_reduce(squares, group=self.device_mesh["data_parallel"].get_group())
         return squares.sqrt()

@@ -61,7 +61,10 @@ def build_callbacks(cfg: Config, components: RunComponents, run: Path) -> Callba
         share = warmup if warmup < 1 else warmup / components.max_steps
         callbacks.append(Pruning(run / "trial.json", budget, share))
     steady = cfg.scheduler.steady_steps(components.max_steps) if trainer.max_minutes is None else 0
-    last = LastCheckpoint(checkpoints, trainer, min(steady, components.max_steps - 1))
+    extend_step, every = min(steady, components.max_steps - 1), trainer.val_every_n_steps
+    if every and extend_step % every and extend_step % telemetry.plan.steps == 0:
+        extend_step -= 1  # at an epoch's end nothing is saved but by a validation; an earlier step serves as well
+    last = LastCheckpoint(checkpoints, trainer, extend_step)
     callbacks += [BestCheckpoint(checkpoints), last]
     if accelerator(cfg.hardware) == "cpu":
         callbacks.append(KeepFreedMemory())
