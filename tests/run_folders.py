@@ -2,6 +2,7 @@
 
 import functools
 import math
+import shutil
 
 from omegaconf import OmegaConf
 
@@ -10,6 +11,7 @@ from lightning_lm.runs.folder import write_json, write_text
 from lightning_lm.runs.step_table import StepTable
 from lightning_lm.runs.tracking import RunFolderLogger
 
+SPLITS = ("train", "validation", "test")
 BASE = ("data=text", "data.train=a.txt", "data.validation=b.txt", "hardware=cpu", "logger=none")
 
 
@@ -37,4 +39,13 @@ def write_run(folder, *overrides, loss=None, status="finished", **figures):
     if status is not None:
         known = {"val/loss": loss, "val/perplexity": math.exp(loss), "best_step": 4} if loss is not None else {}
         write_json(folder / "summary.json", {**known, **figures, "status": status})
+    return folder
+
+
+def write_exported_run(folder, model, objective, text, *overrides):
+    """A run folder with the settings and the export alone, which is a copy of a model; ``text`` is all its splits."""
+    shutil.copytree(model, folder / "export")
+    choices = [f"objective={objective}", "data=text", "model=gpt2-tiny", *(f"data.{split}={text}" for split in SPLITS)]
+    job = compose(*choices, "data.block_size=48", f"data.cache_dir={folder.parent / 'cache'}", *overrides)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(as_settings(job))))
     return folder

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, compose
-from omegaconf import OmegaConf
+from conftest import ROOT
+from run_folders import write_exported_run
 from tiny import write_text
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
@@ -38,16 +38,8 @@ def runs(
     tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path, tiny_bert: Path, short_text: Path
 ) -> dict[str, Path]:
     """Run folders as training leaves them: the settings and the export."""
-    made = {}
-    for objective, model in {"clm": tiny_gpt2, "mlm": tiny_bert}.items():
-        run = made[objective] = tmp_path_factory.mktemp(objective) / "run"
-        shutil.copytree(model, run / "export")
-        files = [f"data.{split}={short_text}" for split in ("train", "validation", "test")]
-        size = ["data.block_size=48", f"data.cache_dir={run.parent / 'cache'}"]
-        job = compose(f"objective={objective}", "data=text", "model=gpt2-tiny", *files, *size)
-        settings = OmegaConf.to_container(OmegaConf.structured(job), enum_to_str=True)
-        (run / "config.yaml").write_text(OmegaConf.to_yaml(settings))
-    return made
+    models, folder = {"clm": tiny_gpt2, "mlm": tiny_bert}, tmp_path_factory.mktemp("runs")
+    return {name: write_exported_run(folder / name, model, name, short_text) for name, model in models.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -183,6 +175,16 @@ def test_evaluate_a_run_on_its_own_data(capsys, runs: dict[str, Path], short_tex
     code, stdout, _ = call(capsys, "evaluate", run, "--data", str(short_text.parent / "sh*.txt"), "--block-size", 32)
     assert code == 0 and f"windows of 32 tokens that advance by {31 if objective == 'clm' else 32}" in stdout
     assert any(line.startswith(f"{PERPLEXITY[objective]}  ") for line in stdout.splitlines())
+    assert "was trained on blocks" not in stdout
+
+
+@pytest.mark.parametrize("convention", ["lm-eval", "hf-docs"])
+def test_windows_that_are_longer_than_the_run_s_blocks(capsys, runs: dict[str, Path], convention: str):
+    code, stdout, _ = call(capsys, "evaluate", runs["clm"], "--as", convention)
+    assert code == 0 and "windows of 64 tokens" in stdout
+    assert "the run was trained on blocks of 48 tokens, which these windows exceed; --block-size 48 keeps" in stdout
+    code, stdout, _ = call(capsys, "evaluate", runs["clm"], "--as", convention, "--block-size", 48, "--json", "-")
+    assert (code, json.loads(stdout)["trained_block_size"]) == (0, 48) and "exceed" not in stdout
 
 
 def test_evaluate_on_the_text_that_python_carries(capsys, runs: dict[str, Path]):

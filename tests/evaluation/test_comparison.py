@@ -103,6 +103,12 @@ def test_refused_models(folder: Path, capsys, b: str, problem: str):
     assert code == 2 and "too few to tell chance from a difference" in stderr
 
 
+@pytest.mark.parametrize(("b", "problem"), [("./gone", "no such folder"), ("BERT", "losses mean different things")])
+def test_b_is_looked_at_before_a_is_scored(tiny_gpt2: Path, tiny_bert: Path, capsys, b: str, problem: str):
+    code, _, stderr = call(capsys, "compare", tiny_gpt2, {"BERT": tiny_bert}.get(b, b))  # A has no text to be scored on
+    assert code == 2 and problem in stderr
+
+
 # ------------------------------------------------------------------------------------------------------------ recipes
 
 

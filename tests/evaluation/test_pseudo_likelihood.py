@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_lm.errors import Refused
-from lightning_lm.evaluation import pseudo_likelihood
+from lightning_lm.evaluation import rows
 from lightning_lm.evaluation.pseudo_likelihood import LIKELIHOOD, PSEUDO, WITHIN_WORD, text_nll
 from lightning_lm.inference.sources import open_model
 
@@ -69,7 +69,7 @@ def test_masked_pseudo_likelihoods(models):
 def test_batches_change_nothing(models, monkeypatch):
     for opened in models.values():
         together = text_nll(opened, TEXTS)
-        monkeypatch.setattr(pseudo_likelihood, "TOKENS_PER_BATCH", 1)
+        monkeypatch.setattr(rows, "TOKENS_PER_BATCH", 1)
         alone = text_nll(opened, TEXTS)
         monkeypatch.undo()
         for form, nll in together.items():

@@ -31,21 +31,26 @@ def test_all_tokens_are_guessed_from_all_others_of_their_block(scored_text: Path
         AutoTokenizer.from_pretrained(tiny_bert),
     )
     texts = [json.loads(line)["text"] for line in scored_text.read_text().splitlines()]
-    ids, total, count = [i for t in texts for i in tokenizer(t)["input_ids"]], 0.0, 0
+    rows = [tokenizer(t)["input_ids"] for t in texts]
+    ids, document = [i for row in rows for i in row], np.repeat(range(12), [len(row) for row in rows])
+    of_document, count = np.zeros(12), 0
     for first in range(0, len(ids), BLOCK):
         block = ids[first : first + BLOCK]
         for at, token in enumerate(block):
             if token not in tokenizer.all_special_ids:
                 masked = [*block[:at], tokenizer.mask_token_id, *block[at + 1 :]]
                 with torch.no_grad():
-                    total -= model(input_ids=torch.tensor([masked])).logits[0, at].log_softmax(-1)[token].item()
+                    log_probabilities = model(input_ids=torch.tensor([masked])).logits[0, at].log_softmax(-1)
+                of_document[document[first + at]] -= log_probabilities[token].item()
                 count += 1
     found = evaluate(tiny_bert, str(scored_text), block_size=BLOCK, pseudo=10**6)
     assert found.figures["tokens"] == count
-    assert found.pseudo_perplexity == pytest.approx(math.exp(total / count), rel=1e-6)
-    size = sum(len(t.encode()) for t in texts)
-    assert found.pseudo_bits_per_byte == pytest.approx(total / size / math.log(2), rel=1e-6)
+    assert found.pseudo_perplexity == pytest.approx(math.exp(of_document.sum() / count), rel=1e-6)
+    sizes = np.array([len(t.encode()) for t in texts]) * math.log(2)
+    assert found.pseudo_bits_per_byte == pytest.approx(of_document.sum() / sizes.sum(), rel=1e-6)
     low, high = found.intervals["pseudo_bits_per_byte"]
+    again = [of_document[of].sum() / sizes[of].sum() for of in np.random.default_rng(5).integers(12, size=(4000, 12))]
+    assert (high - low) / 2 == pytest.approx(2.201 * math.sqrt(12 / 11) * np.std(again), rel=0.05)  # t of 11
     assert low < found.pseudo_bits_per_byte < high
 
 
@@ -54,6 +59,8 @@ def test_a_sample_is_close_and_always_the_same(scored_text: Path, tiny_bert: Pat
     assert samples[0].figures == samples[1].figures and samples[0].figures["tokens"] == 200
     low, high = samples[0].intervals["pseudo_perplexity"]
     assert low < whole.pseudo_perplexity < high
+    low, high = samples[0].intervals["pseudo_bits_per_byte"]
+    assert low < whole.pseudo_bits_per_byte < high
     assert samples[0].protocol != whole.protocol
 
 
@@ -76,5 +83,9 @@ def test_the_command_tells_figures_and_protocol(scored_text: Path, tiny_bert: Pa
         cli.main(["evaluate", str(tiny_bert), "--data", str(scored_text), "--pseudo", "50", "--block-size", "16"]) == 0
     )
     told = capsys.readouterr().out
-    assert "pseudo-perplexity" in told and "pseudo bits per byte" in told and "50 drawn ones" in told
+    assert (
+        "pseudo-perplexity" in told
+        and "pseudo bits per byte" in told
+        and "50 tokens drawn, each masked by itself" in told
+    )
     assert np.isfinite(float(told.split("pseudo bits per byte")[1].split()[0]))

@@ -8,7 +8,7 @@ import numpy as np
 
 from lightning_lm.data.corpora.corpus import Corpus
 from lightning_lm.data.documents import documents
-from lightning_lm.data.token_stream import TokenStream, end_token
+from lightning_lm.data.token_stream import TokenStream, begin_token, end_token
 from lightning_lm.data.windows import WindowBatch, Windows
 from lightning_lm.errors import refuse
 
@@ -43,11 +43,10 @@ def bounds(corpus: Corpus, split: str, stream: TokenStream, tokenizer: Any, sepa
 
 
 def prefix_token(tokenizer: Any, prefix: str) -> int | None:
-    known = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
-    tokens = [token for name, token in known.items() if prefix in (name, "auto") and token is not None]
-    if not tokens and prefix != "none":
+    known = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "auto": begin_token(tokenizer)}
+    if prefix != "none" and known[prefix] is None:
         raise refuse("data.prefix", prefix, "the tokenizer has no such token", "give another, or none")
-    return tokens[0] if tokens else None
+    return known.get(prefix)
 
 
 @dataclass(frozen=True, kw_only=True)

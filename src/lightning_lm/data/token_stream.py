@@ -108,6 +108,11 @@ def _hashed(batches: Iterator[list[str]], text: TextHash) -> Iterator[list[str]]
         yield rows
 
 
+def begin_token(tokenizer: Any) -> int | None:
+    """The token that begins a text, or else the one that ends it; None where there is neither."""
+    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+
+
 def end_token(tokenizer: Any) -> int:
     for token in (tokenizer.eos_token_id, tokenizer.sep_token_id):
         if token is not None:

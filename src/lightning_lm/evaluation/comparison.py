@@ -9,8 +9,9 @@ import numpy as np
 
 from lightning_lm.certainty.pairs import FEWEST_DOCUMENTS, Estimate, over_documents
 from lightning_lm.errors import refuse
-from lightning_lm.evaluation.nll import TokenLosses, read_token_losses
+from lightning_lm.evaluation.nll import read_token_losses
 from lightning_lm.evaluation.scoring import evaluate
+from lightning_lm.inference.sources import objective_named
 from lightning_lm.runs.protocol import differing
 
 MOST_SHOWN = 3  # documents for each side
@@ -48,13 +49,19 @@ def compare_models(a: str, b: str, data: str | None = None, split: str = "test")
     Raises:
         Refused: there is no such model or text, the texts differ, or what was scored can't be compared.
     """
-    names, losses = (a, b), [_losses(name, data, split) for name in (a, b)]
+    names = (a, b)
+    tables = [read_token_losses(Path(name)) if Path(name).suffix == ".parquet" else None for name in names]
+    objectives = [
+        objective_named(name) if of is None else of.facts["protocol"]["objective"]
+        for name, of in zip(names, tables, strict=True)
+    ]
+    if len({*objectives} - {None}) > 1:
+        wrong = f"{' and '.join(map(str, objectives))} losses mean different things"
+        raise refuse("B", b, wrong, "give --blimp, which compares what both can do")
+    losses = [of or evaluate(name, data, split).token_losses for name, of in zip(names, tables, strict=True)]
     first, second = (of.facts["protocol"] for of in losses)
     if first["text"] != second["text"]:
         raise refuse("B", b, "it was scored on another text than A", "score both on the same with --data and --split")
-    if first["objective"] != second["objective"]:
-        wrong = f"{first['objective']} and {second['objective']} losses mean different things"
-        raise refuse("B", b, wrong, "give --blimp, which compares what both can do")
     nll, scored = zip(*(of.by_document() for of in losses), strict=True)
     if first["tokenizer"] == second["tokenizer"] and first["separator"] == second["separator"]:
         if not np.array_equal(*(np.isnan(of.nll) for of in losses)):
@@ -83,12 +90,6 @@ def compare_models(a: str, b: str, data: str | None = None, split: str = "test")
         conditions(first, second),
         [(int(numbers[i]), float(shares[i]), beginnings[numbers[i]]) for i in shown_ones],
     )
-
-
-def _losses(name: str, data: str | None, split: str) -> TokenLosses:
-    if Path(name).suffix == ".parquet":
-        return read_token_losses(Path(name))
-    return evaluate(name, data, split).token_losses
 
 
 def conditions(first: dict[str, Any], second: dict[str, Any]) -> list[str]:

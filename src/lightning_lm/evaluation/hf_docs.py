@@ -43,12 +43,9 @@ def score_as_docs(subject: Subject, block_size: int | None, stride: int | None, 
     model, tokenizer, objective = subject.opened.model, subject.opened.tokenizer, subject.opened.objective
     if objective.facts.kind != "causal":
         raise refuse("--as", "hf-docs", "it scores causal models alone", "leave it out")
-    limit = positions(model) or block_size
-    if limit is None:
+    if (longest := block_size or positions(model)) is None:
         raise refuse("--as", "hf-docs", "the model has no longest input", "give --block-size")
-    length = block_size or limit
-    if length > limit:
-        raise refuse("--block-size", length, f"the model has only {limit} positions", "lower it")
+    length = subject.window(longest)
     stride = min(STRIDE, length) if stride is None else stride
     if stride > length:
         raise refuse("--stride", stride, "tokens would be left out", f"give 1 to {length}")

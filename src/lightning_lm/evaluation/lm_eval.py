@@ -7,16 +7,16 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import torch
 
 from lightning_lm.certainty.pairs import FEWEST_DOCUMENTS, over_documents
 from lightning_lm.data.corpora.corpus import Corpus
 from lightning_lm.data.documents import Documents, documents
+from lightning_lm.data.token_stream import begin_token
 from lightning_lm.errors import refuse
 from lightning_lm.evaluation.result import Evaluation
+from lightning_lm.evaluation.rows import row_scores
 from lightning_lm.evaluation.subject import Subject
-from lightning_lm.models.loss import labelled_nll
-from lightning_lm.models.output_head import find_head
+from lightning_lm.models.loading import positions
 from lightning_lm.runs.protocol import protocol
 from lightning_lm.training.metrics import exp
 
@@ -27,7 +27,6 @@ LABELS = {
     "tokens": "tokens scored",
     "pages": "pages",
 }
-TOKENS_PER_BATCH = 4096
 DEFAULT_LENGTH = 2048  # of windows, where the model's config names none
 PROTOCOL = {
     "convention": "lm-evaluation-harness, wikitext 2",
@@ -68,10 +67,7 @@ def score_by_page(subject: Subject, block_size: int | None) -> Evaluation:
     model, tokenizer, objective = subject.opened.model, subject.opened.tokenizer, subject.opened.objective
     if objective.facts.kind != "causal":
         raise refuse("--as", "lm-eval", "it scores causal models alone", "leave it out")
-    limit = getattr(model.config, "max_position_embeddings", None)
-    length = block_size or limit or DEFAULT_LENGTH
-    if limit and length > limit:
-        raise refuse("--block-size", length, f"the model has only {limit} positions", "lower it")
+    length = subject.window(block_size or positions(model) or DEFAULT_LENGTH)
     text, windows = documents(subject.corpus, subject.key, fewest=1), {"block_size": length, "stride": length}
     figures, intervals = score_pages(model, tokenizer, pages(subject.corpus, subject.key, text), length)
     facts = protocol(text.text, subject.text.separator, tokenizer, objective, **windows) | PROTOCOL
@@ -115,26 +111,16 @@ def page_nll(model: Any, tokenizer: Any, texts: list[str], length: int) -> tuple
     Raises:
         Refused: the tokenizer has neither.
     """
-    prefix = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    if prefix is None:
+    if (prefix := begin_token(tokenizer)) is None:
         raise refuse("--as", "lm-eval", "the tokenizer has no token to put before a page", "evaluate without it")
     encoded = [[prefix, *tokenizer(text, verbose=False)["input_ids"]] for text in texts]
     cut = [(n, ids, window) for n, ids in enumerate(encoded) for window in windows(len(ids) - 1, length)]
-    sums, head, at_once = np.zeros(len(texts)), find_head(model.eval()), max(1, TOKENS_PER_BATCH // length)
-    for start in range(0, len(cut), at_once):
-        chosen = cut[start : start + at_once]
-        inputs = torch.zeros(len(chosen), length, dtype=torch.int64)
-        labels, mask = torch.full_like(inputs, -100), torch.zeros_like(inputs)
-        for row, (_, ids, (begin, first, end)) in enumerate(chosen):
-            inputs[row, : end - 1 - begin] = torch.tensor(ids[begin : end - 1])
-            labels[row, first - 1 - begin : end - 1 - begin] = torch.tensor(ids[first:end])
-            mask[row, : end - 1 - begin] = 1
-        batch = {"input_ids": inputs, "labels": labels, "attention_mask": mask}
-        with torch.inference_mode():
-            of_tokens = labelled_nll(model, head, {n: x.to(model.device) for n, x in batch.items()}, True).of_tokens
-        documents = np.repeat([n for n, *_ in chosen], (labels != -100).sum(1).numpy())
-        sums += np.bincount(documents, of_tokens.cpu().numpy(), len(texts))
-    return sums, np.array([len(ids) - 1.0 for ids in encoded])
+    rows = [
+        (tuple(ids[begin : end - 1]), (*[-100] * (first - 1 - begin), *ids[first:end]))
+        for _, ids, (begin, first, end) in cut
+    ]
+    nll = row_scores(model, tokenizer, rows)[:, 0]
+    return np.bincount([n for n, *_ in cut], nll, len(texts)), np.array([len(ids) - 1.0 for ids in encoded])
 
 
 def score_pages(model: Any, tokenizer: Any, texts: list[str], length: int) -> tuple[dict[str, float], dict[str, Any]]:

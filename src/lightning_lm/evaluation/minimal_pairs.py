@@ -117,7 +117,7 @@ def read_pairs(data: str, most: int | None) -> dict[str, list[dict[str, str]]]:
     """
     path, pairs = Path(data).expanduser(), {}
     for pair in _of_files(path) if path.exists() else _of_hub(data):
-        if missing := [name for name in NEEDED if not isinstance(pair.get(name), str)]:
+        if missing := [name for name in NEEDED if not (isinstance(pair.get(name), str) and pair[name].strip())]:
             raise refuse("--data", data, f"a pair lacks {', '.join(missing)}", "give files as BLiMP has them")
         of_paradigm = pairs.setdefault(pair["UID"], [])
         if most is None or len(of_paradigm) < most:

@@ -1,5 +1,6 @@
 """Exact figures of any causal or masked model, over disjoint blocks or a sliding window."""
 
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -12,7 +13,6 @@ from transformers import PreTrainedTokenizerBase
 from lightning_lm.data.batches import Batches, Positions
 from lightning_lm.data.document_windows import bounds, evaluation_windows
 from lightning_lm.data.documents import documents
-from lightning_lm.data.token_stream import tokenize
 from lightning_lm.data.windows import BatchPlan, Windows
 from lightning_lm.errors import refuse
 from lightning_lm.evaluation.intervals import intervals
@@ -20,7 +20,6 @@ from lightning_lm.evaluation.nll import token_losses
 from lightning_lm.evaluation.result import Evaluation
 from lightning_lm.evaluation.subject import Subject
 from lightning_lm.figures import labels as figure_labels
-from lightning_lm.models.loading import positions
 from lightning_lm.models.loss import labelled_nll
 from lightning_lm.models.output_head import find_head
 from lightning_lm.objectives.facts import ObjectiveFacts
@@ -43,19 +42,9 @@ def score_by_token(
     model, tokenizer, objective = subject.opened.model, subject.opened.tokenizer, subject.opened.objective
     if draws > 1 and objective.facts.kind == "causal":
         raise refuse("--mask-draws", draws, "a causal model has no masks", "leave it out")
-    limit = positions(model)
-    block_size = block_size or (subject.run.data.block_size if subject.run else min(limit or 1024, 1024))
-    if limit is not None and block_size > limit:
-        raise refuse("--block-size", block_size, f"the model has only {limit} positions", "lower it")
+    block_size = subject.window(block_size)
     stride = check_windows(objective, block_size, stride)
-    stream = tokenize(
-        subject.corpus,
-        subject.key,
-        tokenizer,
-        separator=subject.text.separator,
-        word_starts=objective.needs_word_starts,
-        cache_dir=subject.text.cache,
-    )
+    stream = subject.stream(objective.needs_word_starts)
     within = None
     if subject.text.documents:
         prefix = subject.text.prefix if objective.shift else "none"
@@ -80,7 +69,7 @@ def score_by_token(
         protocol=facts,
         separators=int(np.isin(stream.tokens[~np.isnan(nll[0])], tokenizer.all_special_ids).sum()),
         draws=np.nanmean(nll, axis=1).tolist() if draws > 1 else [],
-        token_losses=token_losses(stream, text, nll[0], tokenizer, facts) if draws == 1 else None,
+        build_token_losses=partial(token_losses, stream, text, nll[0], tokenizer, facts) if draws == 1 else None,
     )
 
 

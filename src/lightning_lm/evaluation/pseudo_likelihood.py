@@ -4,15 +4,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
+from lightning_lm.data.token_stream import begin_token
 from lightning_lm.errors import refuse
+from lightning_lm.evaluation.rows import Row, row_scores
 from lightning_lm.models.loading import positions
-from lightning_lm.models.loss import labelled_nll
-from lightning_lm.models.output_head import find_head
 
-TOKENS_PER_BATCH = 4096
-Row = tuple[tuple[int, ...], tuple[int, ...]]  # what the model gets, and its labels, −100 where there is none
 LIKELIHOOD, PSEUDO, WITHIN_WORD = "log-likelihood", "pseudo-log-likelihood", "pseudo-log-likelihood within words"
 
 
@@ -38,8 +35,8 @@ def text_nll(opened: Any, texts: Sequence[str]) -> dict[str, np.ndarray]:
             of_text = [causal_row(ids, words)] if causal else of_text
             rows[form] += of_text
             counts[form].append(len(of_text))
-    pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    nll = dict(zip(rows, np.split(row_nll(opened.model, sum(rows.values(), []), pad_id), len(rows)), strict=True))
+    nll = row_scores(opened.model, tokenizer, sum(rows.values(), []))[:, 0]
+    nll = dict(zip(rows, np.split(nll, len(rows)), strict=True))
     return {form: np.bincount(np.repeat(range(len(texts)), counts[form]), nll[form], len(texts)) for form in rows}
 
 
@@ -50,8 +47,7 @@ def encoded(tokenizer: Any, text: str, causal: bool) -> tuple[list[int], list[in
     encoding = tokenizer(text, verbose=False)
     ids, words = encoding["input_ids"], encoding.word_ids()
     if causal and (not words or words[0] is not None):
-        prefix = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        if prefix is None:
+        if (prefix := begin_token(tokenizer)) is None:
             raise refuse("model", tokenizer.name_or_path, "its tokenizer has no token to begin with", "name another")
         ids, words = [prefix, *ids], [None, *words]
     return ids, words
@@ -68,25 +64,3 @@ def masked_rows(ids: Sequence[int], words: Sequence[int | None], mask_id: int, w
             hidden = [i == at or (within_word and i > at and words[i] == word) for i in range(len(ids))]
             inputs = tuple(mask_id if masked else i for i, masked in zip(ids, hidden, strict=True))
             yield inputs, tuple(i if place == at else -100 for place, i in enumerate(ids))
-
-
-def row_nll(model: Any, rows: Sequence[Row], pad_id: int) -> np.ndarray:
-    """The NLL of each row's labels in nats, float64 [rows]; equal rows are computed once, so they tie to the bit."""
-    longest_first = sorted(dict.fromkeys(rows), key=lambda row: -len(row[0]))
-    head, nll, start = find_head(model.eval()), dict.fromkeys(longest_first, 0.0), 0
-    while start < len(longest_first):
-        length = len(longest_first[start][0])
-        batch = longest_first[start : start + max(1, TOKENS_PER_BATCH // length)]
-        start += len(batch)
-        gaps = [length - len(inputs) for inputs, _ in batch]
-        padded = {
-            "input_ids": [[*inputs, *[pad_id] * gap] for (inputs, _), gap in zip(batch, gaps, strict=True)],
-            "labels": [[*labels, *[-100] * gap] for (_, labels), gap in zip(batch, gaps, strict=True)],
-            "attention_mask": [[1] * (length - gap) + [0] * gap for gap in gaps],
-        }
-        tensors = {name: torch.tensor(values, device=model.device) for name, values in padded.items()}
-        with torch.inference_mode():
-            of_labels = labelled_nll(model, head, tensors, with_hits=True).of_tokens
-        row_of = (tensors["labels"] != -100).nonzero()[:, 0].cpu().numpy()
-        nll |= zip(batch, np.bincount(row_of, of_labels.cpu().numpy(), len(batch)).tolist(), strict=True)
-    return np.array([nll[row] for row in rows])

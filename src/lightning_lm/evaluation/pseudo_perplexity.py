@@ -9,12 +9,10 @@ from tqdm.auto import tqdm
 
 from lightning_lm.certainty.pairs import FEWEST_DOCUMENTS, over_documents
 from lightning_lm.data.documents import documents
-from lightning_lm.data.token_stream import tokenize
 from lightning_lm.errors import refuse
-from lightning_lm.evaluation.pseudo_likelihood import Row, row_nll
 from lightning_lm.evaluation.result import Evaluation
-from lightning_lm.evaluation.subject import Subject
-from lightning_lm.models.loading import positions
+from lightning_lm.evaluation.rows import Row, row_scores
+from lightning_lm.evaluation.subject import Subject, draw
 from lightning_lm.runs.protocol import protocol
 from lightning_lm.training.metrics import exp
 
@@ -38,44 +36,37 @@ def score_pseudo(subject: Subject, block_size: int | None, sample: int) -> Evalu
     model, tokenizer, objective = subject.opened.model, subject.opened.tokenizer, subject.opened.objective
     if objective.facts.kind != "masked":
         raise refuse("--pseudo", sample, "causal models have a likelihood", "leave it out")
-    limit = positions(model)
-    block_size = block_size or (subject.run.data.block_size if subject.run else min(limit or 1024, 1024))
-    if limit is not None and block_size > limit:
-        raise refuse("--block-size", block_size, f"the model has only {limit} positions", "lower it")
-    separator = subject.text.separator
-    stream = tokenize(
-        subject.corpus, subject.key, tokenizer, separator=separator, word_starts=False, cache_dir=subject.text.cache
-    )
-    of_text = np.flatnonzero(~np.isin(stream.tokens, tokenizer.all_special_ids))
-    if not len(of_text):
+    block_size, stream = subject.window(block_size), subject.stream(word_starts=False)
+    of_text = ~np.isin(stream.tokens, tokenizer.all_special_ids)
+    if not of_text.any():
         raise refuse("data", "the text", "none of its tokens can be scored", "give a longer text")
-    drawn = np.sort(np.random.default_rng(0).choice(of_text, min(sample, len(of_text)), replace=False))
-    pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    drawn = draw(np.flatnonzero(of_text), sample)
     chunks = np.array_split(drawn, math.ceil(len(drawn) * block_size / TOKENS_AT_ONCE))
     bar = tqdm(chunks, desc="scoring", leave=False, disable=None)
     rows = (list(_rows(stream.tokens, chunk, block_size, tokenizer.mask_token_id)) for chunk in bar)
-    nll = np.concatenate([row_nll(model, of_chunk, pad_id) for of_chunk in rows])
-    text, tokens_per_byte = documents(subject.corpus, subject.key), len(of_text) / int(stream.bytes[-1])
-
-    def figures(loss: float) -> dict[str, float]:
-        return {"pseudo_perplexity": exp(loss), "pseudo_bits_per_byte": loss * tokens_per_byte / math.log(2)}
-
-    of_document = np.repeat(text.of_row, np.diff(stream.row_ends, prepend=0))[drawn]
-    sums, counts = np.bincount(of_document, nll), np.bincount(of_document)
+    nll = np.concatenate([row_scores(model, tokenizer, of_chunk)[:, 0] for of_chunk in rows])
+    text, loss = documents(subject.corpus, subject.key), float(nll.mean())
+    document, count = np.repeat(text.of_row, np.diff(stream.row_ends, prepend=0)), len(text.bytes)
+    sums, scored = np.bincount(document[drawn], nll, count), np.bincount(document[drawn], minlength=count)
+    sizes, in_bits = np.bincount(document[of_text], minlength=count), text.bytes * math.log(2)
+    # What each document is likely to cost: its tokens at the mean loss, and by how much its drawn ones are off it
+    totals = loss * sizes + len(document[of_text]) / len(drawn) * (sums - loss * scored)
     intervals: dict[str, Any] = {}
-    if (held := counts > 0).sum() >= FEWEST_DOCUMENTS:
-        mean = over_documents(sums[held], counts[held].astype(float))
-        low, high = figures(mean.low), figures(mean.high)
-        intervals = {name: (low[name], high[name]) for name in low}
+    if (held := scored > 0).sum() >= FEWEST_DOCUMENTS:
+        mean, by_byte = over_documents(sums[held], scored[held]), over_documents(totals, in_bits)
+        intervals["pseudo_perplexity"] = exp(mean.low), exp(mean.high)
+        intervals["pseudo_bits_per_byte"] = by_byte.low, by_byte.high
+    separator = subject.text.separator
     facts = protocol(text.text, separator, tokenizer, objective, block_size=block_size, stride=block_size)
     return subject.evaluation(
         block_size=block_size,
         stride=block_size,
-        figures=figures(float(nll.mean())) | {"tokens": len(drawn)},
+        figures={"pseudo_perplexity": exp(loss), "pseudo_bits_per_byte": totals.sum() / in_bits.sum()}
+        | {"tokens": len(drawn)},
         labels=LABELS,
         intervals=intervals,
         unit=text.unit,
-        protocol=facts | {"masking": None, "first_token": f"scored as {len(drawn)} drawn ones are, masked by itself"},
+        protocol=facts | {"masking": None, "sample": f"{len(drawn)} tokens drawn, each masked by itself"},
     )
 
 

@@ -2,7 +2,9 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import stdev
 from typing import Any
 
@@ -27,7 +29,13 @@ class Evaluation:
     made_with: dict[str, Any] = field(default_factory=dict)
     separators: int = 0  # of the scored tokens
     draws: list[float] = field(default_factory=list)  # the loss by each of several draws of the masks
-    token_losses: Any = None
+    trained_block_size: int | None = None  # where the model is a run's
+    build_token_losses: Callable[[], Any] | None = None  # of one draw; many an evaluation has no use for the table
+
+    @cached_property
+    def token_losses(self) -> Any:
+        """What each token cost; None where there are several draws, or the figures are another convention's."""
+        return self.build_token_losses and self.build_token_losses()
 
     def __getattr__(self, name: str) -> float:
         try:
@@ -54,6 +62,11 @@ class Evaluation:
         if self.draws:
             spread = f"{stdev(self.draws):.4f} between {len(self.draws)} draws of the masks"
             notes.append(f"figures are over all draws together; standard deviation of the loss: {spread}")
+        if self.trained_block_size and self.block_size > self.trained_block_size:
+            notes.append(
+                f"the run was trained on blocks of {self.trained_block_size} tokens, which these windows exceed;"
+                f" --block-size {self.trained_block_size} keeps to them"
+            )
         notes += [as_line(self.protocol)] if self.protocol else []
         return "\n".join([head, *rows, *notes])
 
@@ -62,6 +75,7 @@ class Evaluation:
         facts: dict[str, Any] = {name: getattr(self, name) for name in names} | self.figures
         facts |= {"intervals": self.intervals, "interval_unit": self.unit, "separators": self.separators}
         facts |= {"mask_draws": self.draws} if self.draws else {}
+        facts |= {"trained_block_size": self.trained_block_size} if self.trained_block_size else {}
         facts |= {"protocol": self.protocol, "protocol_hash": short_hash(self.protocol), "made_with": self.made_with}
         return standard_json(facts)
 

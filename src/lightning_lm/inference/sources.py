@@ -49,6 +49,20 @@ def locate(name: str) -> tuple[str, Config | None]:
     return name, None
 
 
+def objective_named(model: str) -> str | None:
+    """The objective that the model of this name was trained for; None where it doesn't tell.
+
+    Raises:
+        Refused: there is no such model.
+    """
+    place, run = locate(model)
+    if run is not None:
+        return run.objective.name
+    from lightning_lm.inference.loading import objective_of
+
+    return objective_of(place)
+
+
 def open_model(
     name: str, objective: str | None, *, strict: bool, dataset: str | None = None, **masking: Any
 ) -> OpenedModel:
@@ -67,13 +81,8 @@ def open_model(
     place, run = locate(name)
     if any(source and not Path(source).exists() for source in (place, dataset)):
         go_offline_if_unreachable()
-    trained_for = None
-    if run is not None:
-        trained_for, strict = run.objective.name, True
-    elif strict or objective is None:
-        from lightning_lm.inference.loading import objective_of
-
-        trained_for = objective_of(place)
+    strict = strict or run is not None
+    trained_for = objective_named(name) if strict or objective is None else None
     kinds = {name: OBJECTIVES[name].facts.kind for name in (trained_for, objective) if name is not None}
     if strict and len(set(kinds.values())) > 1:
         facts = OBJECTIVES[trained_for].facts

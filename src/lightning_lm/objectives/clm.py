@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
+from lightning_lm.data.token_stream import begin_token
 from lightning_lm.data.windows import WindowBatch
 from lightning_lm.errors import Problem, Refused, refuse
 from lightning_lm.models.loading import positions
@@ -85,8 +86,7 @@ def encode_prompts(
         ids, added = inputs["input_ids"], inputs["special_tokens_mask"]
         while ids and added[len(ids) - 1]:
             ids.pop()
-        begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        if not ids and begin is None:
+        if not ids and (begin := begin_token(tokenizer)) is None:
             problems.append(Problem("prompt", repr(prompt), "the tokenizer has no token to begin with", "give a text"))
         encoded.append(ids or [begin])
         if limit is not None and len(encoded[-1]) + new_tokens > limit:

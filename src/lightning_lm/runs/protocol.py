@@ -61,6 +61,8 @@ def as_line(protocol: dict[str, Any]) -> str:
     parts = [f"text {(protocol['text'] or 'unknown')[:8]}, tokenizer {protocol['tokenizer'][:8]}"]
     parts += [f"separator {protocol['separator']}", f"documents {protocol['documents']}"]
     parts.append(f"windows of {protocol['block_size']} tokens that advance by {protocol['stride']}")
+    if sample := protocol.get("sample"):
+        parts.append(sample)
     if protocol["limit"] is not None:
         parts.append(f"only the first {protocol['limit']} windows")
     if protocol["first_token"]:
