@@ -13,6 +13,16 @@ from lightning_lm.runs.tracking import RunFolderLogger
 
 SPLITS = ("train", "validation", "test")
 BASE = ("data=text", "data.train=a.txt", "data.validation=b.txt", "hardware=cpu", "logger=none")
+GRID = {  # learning rate, weight decay, seed → validation loss
+    (1e-3, 0.0, 0): 3.00,
+    (1e-3, 0.0, 1): 3.20,
+    (1e-3, 0.1, 0): 3.05,
+    (1e-3, 0.1, 1): 3.11,
+    (3e-3, 0.0, 0): 2.00,
+    (3e-3, 0.0, 1): None,  # diverged
+    (3e-3, 0.1, 0): 4.00,
+    (3e-3, 0.1, 1): 4.40,
+}
 
 
 @functools.cache
@@ -48,4 +58,15 @@ def write_exported_run(folder, model, objective, text, *overrides):
     choices = [f"objective={objective}", "data=text", "model=gpt2-tiny", *(f"data.{split}={text}" for split in SPLITS)]
     job = compose(*choices, "data.block_size=48", f"data.cache_dir={folder.parent / 'cache'}", *overrides)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(as_settings(job))))
+    return folder
+
+
+def write_grid(folder):
+    """A sweep with a run that diverged and one that never began."""
+    for number, ((lr, decay, seed), loss) in enumerate(GRID.items()):
+        own = f"optimizer.lr={lr}", f"optimizer.weight_decay={decay}", f"seed={seed}"
+        write_run(folder / str(number), *own, loss=loss, status="finished" if loss else "diverged")
+    keys = ("optimizer.lr", "optimizer.weight_decay", "seed")
+    rows = [dict(zip(keys, map(str, row), strict=True)) for row in [*GRID, (1e-2, 0.0, 0)]]
+    write_json(folder / "sweep.json", {"fixed": {}, "search": rows})
     return folder

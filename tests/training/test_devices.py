@@ -6,21 +6,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, compose, fork_server, forked, in_fresh_process
+from conftest import ROOT, compose
+from ranks import cut_off, rank_of_a_job, settings, weights
 from safetensors.torch import load_file
-from tiny import part_of, write_gpt2
 
 from lightning_lm import launch
-from lightning_lm.errors import Died, Refused
+from lightning_lm.errors import Refused
 from lightning_lm.figures import COLUMNS
 from lightning_lm.launch import run_job
-from lightning_lm.runs.folder import job_status
 from lightning_lm.training.checkpoints import step_of
 from lightning_lm.training.control import Budget
 from lightning_lm.training.module import LanguageModel
@@ -31,37 +28,9 @@ FSDP = "hardware.strategy=fsdp"
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that are started here: the models are too small for more
 
 
-def settings(model, text, folder, *more):
-    return [
-        f"model.name_or_path={model}",
-        "data=text",
-        f"data.train={text}",
-        f"data.validation={text}",
-        f"data.test={part_of(text)}",
-        "data.block_size=32",
-        f"data.cache_dir={text.parent / 'cache'}",
-        "objective.prompts=[]",
-        "optimizer.lr=3e-3",
-        "trainer.max_steps=26",
-        "trainer.global_batch_size=8",
-        "trainer.limit_train_batches=8",
-        "trainer.limit_val_batches=2",
-        "trainer.limit_test_batches=1",
-        "trainer.log_every_n_steps=1",
-        "hardware=cpu",
-        "logger=none",
-        f"run_dir={folder}",
-        *more,
-    ]
-
-
 def table(folder, name="metrics.csv"):
     with (folder / name).open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-def weights(folder, name="last"):
-    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
 
 
 def assert_same_figures(folder, reference):
@@ -131,71 +100,6 @@ def test_the_number_of_devices_changes_no_figure(objective, more, trained):
     assert json.loads((folder / "summary.json").read_text())["world_size"] == devices
 
 
-def dying(*arguments):
-    """What a rank does in the place of ``_rank``: at a step, one of them dies, hangs, or interrupts the whole job."""
-    environ = arguments[-1][1]  # of the process that called run_job
-    rank, step, how = environ["DIES"].split()
-    original = Budget.on_train_batch_end
-
-    def die(self, trainer, *more):
-        original(self, trainer, *more)
-        if trainer.global_step == int(step):
-            if how == "raises":
-                raise RuntimeError("the disk is full")
-            if how == "HANGS":
-                time.sleep(600)
-            os.kill(int(environ["AGENT"]) if how == "INTERRUPTS" else os.getpid(), SIGNALS[how])
-
-    if os.environ["RANK"] == rank:
-        Budget.on_train_batch_end = die
-    return rank_of_a_job(*arguments)
-
-
-SIGNALS = {"KILLED": signal.SIGKILL, "INTERRUPTS": signal.SIGTERM}
-rank_of_a_job = launch._rank
-
-
-def cut_off(monkeypatch, job, rank, step, how):
-    """What ``run_job`` raises when that happens."""
-    with monkeypatch.context() as patch:
-        patch.setattr(launch, "_rank", dying)
-        patch.setenv("DIES", f"{rank} {step} {how}")
-        patch.setenv("AGENT", str(os.getpid()))
-        with pytest.raises((Died, SystemExit)) as ended:
-            run_job(job)
-    return ended.value
-
-
-@pytest.mark.parametrize("how", ["KILLED", "raises"])
-def test_a_rank_that_dies_ends_the_job_and_is_told(how, tiny_gpt2, text, tmp_path, monkeypatch, capfd):
-    job = compose(*settings(tiny_gpt2, text, tmp_path / "run", "hardware.devices=2"))
-    died = cut_off(monkeypatch, job, 1, 5, how)
-    told = {"KILLED": "was killed by SIGKILL", "raises": "RuntimeError: the disk is full"}[how]
-    assert died.code == {"KILLED": 137, "raises": 1}[how] and "rank 1" in str(died)
-    console = capfd.readouterr().err
-    assert console.count(told) == 1 and "Connection" not in console
-    assert told in (tmp_path / "run" / "train.log").read_text()
-    # the first rank has a second to write that it failed, which a busy machine may not give it
-    assert job_status(tmp_path / "run") in ("failed", "cut off")
-    assert forked() == []
-
-
-def test_a_rank_that_hangs_is_named(tiny_gpt2, text, tmp_path, monkeypatch, capfd):
-    job = compose(*settings(tiny_gpt2, text, tmp_path / "run", "hardware.devices=2", "hardware.hang_timeout=20"))
-    died = cut_off(monkeypatch, job, 1, 5, "HANGS")
-    told = "rank 1 hangs: the others waited 20 s for it (hardware.hang_timeout)"
-    assert (str(died), died.code) == (told, 1)
-    assert capfd.readouterr().err.count(told) == (tmp_path / "run" / "train.log").read_text().count(told) == 1
-    assert forked() == []
-
-
-def test_a_wait_for_a_rank_that_never_starts_is_known(free_port):
-    store = torch.distributed.TCPStore("127.0.0.1", free_port, is_master=True, wait_for_workers=False)
-    with pytest.raises(torch.distributed.DistStoreError) as error:
-        store.wait(["a rank"], timedelta(milliseconds=50))
-    assert launch.TIMED_OUT.search(str(error.value))
-
-
 BETWEEN = [  # starts between the first and the last: with these settings, and this rank is killed at this step
     ([FSDP], 0, 11),
     (["hardware.devices=1", "hardware.micro_batch_size=1"], 0, 17),
@@ -217,31 +121,6 @@ def test_a_run_goes_on_with_other_devices(between, trained, tiny_gpt2, text, sma
         cut_off(monkeypatch, job("hardware.devices=2", *more), rank, step, "KILLED")
     run_job(job())
     assert_same_figures(tmp_path / "run", trained())
-
-
-def test_ranks_draw_their_own_dropout_and_draw_it_again(text, tmp_path, monkeypatch):
-    dropping = write_gpt2(tmp_path / "gpt2", text, dropout=0.1)
-    short = ["trainer.max_steps=10", "trainer.checkpoint_every_n_steps=3", "hardware.devices=2"]
-    jobs = [compose(*settings(dropping, text, tmp_path / name, *short)) for name in ("whole", "cut")]
-    run_job(jobs[0])
-    cut_off(monkeypatch, jobs[1], 1, 5, "KILLED")
-    run_job(jobs[1])
-    for name, value in weights(tmp_path / "cut").items():
-        assert torch.equal(value, weights(tmp_path / "whole")[name]), name
-
-
-def test_a_rank_ends_soon_after_the_process_that_started_the_job():
-    """Also where that was killed; a whole command: test_sweeps, among the slow ones."""
-    processes = fork_server()
-    command = processes.Process(target=time.sleep, args=(60,))
-    command.start()
-    rank = processes.Process(target=launch._end_with, args=(command.pid,))
-    rank.start()
-    rank.join(timeout=0.5)
-    assert rank.is_alive()
-    command.kill()
-    rank.join(timeout=30)
-    assert rank.exitcode == 1
 
 
 def noting_rates(*arguments):
@@ -346,41 +225,3 @@ def signalled_in_a_validation(*arguments):
 
     LanguageModel.validation_step = validate
     return rank_of_a_job(*arguments)
-
-
-def signalled_at_a_step(*arguments):
-    """A rank of which the first one signals the process that has started the job."""
-    environ, number = arguments[-1][1], int(arguments[-1][1]["NUMBER"])
-    original = Budget.on_train_batch_end
-
-    def stop(self, trainer, *more):
-        original(self, trainer, *more)
-        if trainer.global_step == 5 and os.environ["RANK"] == "0":
-            os.kill(int(environ["AGENT"]), number)
-            time.sleep(1)  # it comes back from there
-
-    Budget.on_train_batch_end = stop
-    return rank_of_a_job(*arguments)
-
-
-def start_ignoring(job, ignored, number):
-    """In a process of its own; its exit code."""
-    for each in ignored:
-        signal.signal(each, signal.SIG_IGN)
-    os.environ.update(AGENT=str(os.getpid()), NUMBER=str(number))
-    launch._rank = signalled_at_a_step
-    try:
-        launch.start(job, named=True)
-    except SystemExit as ended:
-        return ended.code
-    return 0
-
-
-@pytest.mark.parametrize(
-    ("ignored", "number", "code"),
-    [((), signal.SIGUSR1, 138), pytest.param((signal.SIGHUP,), signal.SIGHUP, 0, marks=pytest.mark.slow)],
-)
-def test_the_signals_of_several_ranks_are_those_of_one(ignored, number, code, tiny_gpt2, text, tmp_path):
-    job = compose(*settings(tiny_gpt2, text, tmp_path / "run", "hardware.devices=2", "trainer.max_steps=8"))
-    assert in_fresh_process(start_ignoring, job, ignored, number) == code
-    assert step_of(tmp_path / "run" / "checkpoints" / "last.ckpt") >= 5

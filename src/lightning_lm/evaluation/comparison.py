@@ -35,8 +35,9 @@ class ModelComparison:
         lines += [f"these two models, in {self.unit}, over {self.documents} {self.kind}s of the same text:"]
         lines += [shown(self.difference), *verdict(self.difference, "model")]
         lines += [f"note: {caution}" for caution in self.cautions]
-        lines += ["", f"where they differ most ({self.kind}, its share of the difference, its beginning):"]
-        lines += [f"{number:>7} {share:>+9.4f}  {beginning}" for number, share, beginning in self.furthest]
+        if any(share for _, share, _ in self.furthest):
+            lines += ["", f"where they differ most ({self.kind}, its share of the difference, its beginning):"]
+            lines += [f"{number:>7} {share:>+9.4f}  {beginning}" for number, share, beginning in self.furthest]
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:

@@ -118,14 +118,14 @@ def read_pairs(data: str, most: int | None) -> dict[str, list[dict[str, str]]]:
     path, pairs = Path(data).expanduser(), {}
     for pair in _of_files(path) if path.exists() else _of_hub(data):
         if missing := [name for name in NEEDED if not (isinstance(pair.get(name), str) and pair[name].strip())]:
-            raise refuse("--data", data, f"a pair lacks {', '.join(missing)}", "give files as BLiMP has them")
+            raise refuse("minimal pairs", data, f"a pair lacks {', '.join(missing)}", "give files as BLiMP has them")
         of_paradigm = pairs.setdefault(pair["UID"], [])
         if most is None or len(of_paradigm) < most:
             of_paradigm.append(pair | {"field": pair["field"].replace("/", "_")})  # BLiMP spells one in two ways
     if not pairs:
-        raise refuse("--data", data, "there are no pairs", "give a folder of BLiMP's JSON lines")
+        raise refuse("minimal pairs", data, "there are no pairs", "give a folder of BLiMP's JSON lines")
     if single := [name for name, of_paradigm in pairs.items() if len(of_paradigm) < 2]:
-        raise refuse("--data", data, f"{single[0]} has a single pair", "give two or more of each paradigm")
+        raise refuse("minimal pairs", data, f"{single[0]} has a single pair", "give two or more of each paradigm")
     return pairs
 
 
@@ -135,7 +135,7 @@ def _of_files(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 yield dict(json.loads(line))
             except (ValueError, TypeError) as error:
-                raise refuse("--data", file, f"line {number} is no JSON object", "correct it") from error
+                raise refuse("minimal pairs", file, f"line {number} is no JSON object", "correct it") from error
 
 
 def _of_hub(name: str) -> Iterator[dict[str, Any]]:
@@ -146,4 +146,4 @@ def _of_hub(name: str) -> Iterator[dict[str, Any]]:
             yield from load_dataset(name, paradigm, split="train")
     except Exception as error:  # the Hub's, the network's and the library's own have nothing in common
         remedy = "give a folder of BLiMP's JSON lines, or check the name and the network"
-        raise refuse("--data", name, "its pairs can't be loaded", remedy) from error
+        raise refuse("minimal pairs", name, "its pairs can't be loaded", remedy) from error

@@ -33,13 +33,17 @@ class PairComparison:
         for name, (a, b) in self.costs.items():
             lines.append(f"{name.replace('_', ' '):<16}{a:>14.4g}{b:>14.4g}  {'equal' if a == b else ''}".rstrip())
         of = self.pairs[0]
-        lines += ["", f"minimal pairs, in percent right ({len(of.fields):,} of {len(set(of.paradigms))} paradigms):"]
+        lines += [
+            "",
+            f"minimal pairs, in percent right ({len(of.fields):,} pairs in {len(set(of.paradigms))} paradigms):",
+        ]
         for forms, by_field in self.differences.items():
             for side, pairs, form in zip("AB", self.pairs, forms, strict=True):
                 lines.append(f"{side}  {form}: {pairs.accuracy(form).value:.2f}")
             lines += [shown(by_field["all"]), *verdict(by_field["all"], "model", higher_is_better=True)]
             lines += [f"  {field}: {shown(of)}" for field, of in by_field.items() if field != "all"] + [""]
-        lines.append("bits per byte beside pseudo bits per byte, which see both sides: no winner is told by these")
+        if len({pairs.objective for pairs in self.pairs}) > 1:
+            lines.append("bits per byte beside pseudo bits per byte, which see both sides: no winner is told by these")
         for side, text in zip("AB", self.texts, strict=True):
             name = "bits_per_byte" if "bits_per_byte" in text.figures else "pseudo_bits_per_byte"
             low_high = " to ".join(f"{bound:.4f}" for bound in text.intervals.get(name, ()))

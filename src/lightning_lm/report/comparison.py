@@ -59,9 +59,12 @@ class Configuration:
         return len(self.losses) == len(self.seeds)
 
     @property
-    def rank(self) -> tuple[bool, bool, float]:
-        """Best mean first; those of which a seed did not finish come after those of which all did."""
-        return not self.losses, not self.complete, self.mean
+    def rank(self) -> tuple[bool, bool, int, float]:
+        """Best mean first; those of which a seed did not finish come behind, those with the most seeds first.
+
+        A mean of fewer seeds is lower by luck more often.
+        """
+        return not self.losses, not self.complete, 0 if self.complete else -len(self.losses), self.mean
 
 
 def like_with_like(runs: list[Run]) -> dict[str, list[Run]]:
@@ -150,6 +153,8 @@ def winner(runs: list[Run]) -> Run | None:
 def cautions(runs: list[Run]) -> list[str]:
     """What a reader must know before the losses are compared."""
     sentences = []
+    if unended := sum(run.status in ("running", "interrupted", "cut off", "not run") for run in runs):
+        sentences.append(f"{unended} of {len(runs)} runs have not ended: what is said here is about the others.")
     ledgers = [(read_json(run.folder / "ledger.json") or {}).get("validation") for run in runs if run.loss is not None]
     if len(unlike := like_with_like(runs)) > 1:
         sentences.append(f"No best is named, since the losses can't be compared: {'; '.join(unlike)}.")

@@ -12,7 +12,7 @@ from lightning_lm.errors import refuse
 from lightning_lm.report.certainty import Fitted, by_seed, fitted
 from lightning_lm.report.comparison import Configuration, configurations, short_name
 from lightning_lm.report.runs import collect
-from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.folder import DONE, job_status, read_json
 
 CANDIDATES = 9  # values of each setting that are considered, beside the tried ones
 
@@ -37,7 +37,9 @@ def propose(folder: Path, count: int) -> str:
         raise refuse("FOLDER", folder, "Optuna draws the next trials of a study", remedy)
     sets = [c for c in configurations(runs) if c.complete]
     if len(sets) < 2:
-        raise refuse("FOLDER", folder, "fewer than two configurations are finished", "wait for them")
+        raise refuse(
+            "FOLDER", folder, "fewer than two configurations are finished", "give its command more values, or wait"
+        )
     over = fitted(sets)
     if over is None:
         about, proposals = "", further_seeds(sets, sweep["search"], count)
@@ -45,8 +47,10 @@ def propose(folder: Path, count: int) -> str:
         about, proposals = shrinking(over, sets, sweep["search"], count)
     lines = [", ".join(f"{short_name(key)} {value}" for key, value in p.settings.items()) for p in proposals]
     rows = [f"  {line:<{max(map(len, lines))}}  {p.reason}" for line, p in zip(lines, proposals, strict=True)]
+    open_jobs = sum(job_status(folder / str(number)) not in DONE for number in range(sweep["jobs"]))
+    first = f"{open_jobs} of its jobs are not done; the command below does them, too, before these." * (open_jobs > 0)
     return "\n".join(
-        filter(None, [about, *rows, "this adds them to the sweep:", f"  {command(folder, sweep, proposals)}"])
+        filter(None, [first, about, *rows, "this adds them to the sweep:", f"  {command(folder, sweep, proposals)}"])
     )
 
 

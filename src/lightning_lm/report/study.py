@@ -54,7 +54,7 @@ def pictures(runs: list[Run], loss: str, certainty: Verdict) -> dict[str, Figure
     """Title → picture of the search, most of them Optuna's own; none where fewer than two are finished."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna calls some of these experimental
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         study = as_study(runs)
         count = len(study.trials)
         if count < 2 or not (names := list(study.trials[0].params)):

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 PACKAGES = ("torch", "lightning", "transformers", "datasets", "tokenizers", "torchmetrics", "hydra-core", "wandb")
 SWEEPS = Path("outputs/sweeps")
 FIGURES = ("val/loss", "steps", "best_step", "tokens_seen", "tokens_per_second", "seconds")  # of a finished run
+DONE = ("finished", "diverged", "pruned")  # a sweep that is gone on with does not repeat jobs of these statuses
 LOCK = ".lock"  # of a folder, while a process works in it
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what a file system says that has none
 

@@ -1,6 +1,7 @@
 """What a run tells people: the ledger at its start, the figures at its end."""
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -44,8 +45,13 @@ def show_summary(summary: dict[str, Any], facts: ObjectiveFacts, run: Path) -> s
         f"run folder: {run}",
     ]
     command, arguments = facts.command
+    folder = shlex.quote(str(run))
     split = "test" if "test/loss" in summary else "validation"
-    commands = (f"{command} {run} {arguments}", f"evaluate {run} --split {split}", f"push {run} --repo NAME --dry-run")
+    commands = (
+        f"{command} {folder} {arguments}",
+        f"evaluate {folder} --split {split}",
+        f"push {folder} --repo NAME --dry-run",
+    )
     return "\n".join([*lines, "next:", *(f"  {program()} {command}" for command in commands)])
 
 

@@ -13,10 +13,10 @@ from lightning_lm.config.composition import flat
 from lightning_lm.config.schema import Config, may_change, with_before
 from lightning_lm.errors import refuse
 from lightning_lm.launch import launched, run_job
-from lightning_lm.runs.folder import LOCK, alone_in, job_settings, job_status, read_json, sweep_name, write_json
+from lightning_lm.runs.folder import DONE, LOCK, alone_in, job_settings, job_status, read_json, sweep_name, write_json
 from lightning_lm.runs.settings import read_settings, take_before
 from lightning_lm.sweeps.gpus import gpus_for
-from lightning_lm.sweeps.progress import DONE, JobPlace, result
+from lightning_lm.sweeps.progress import JobPlace, result
 
 Settings = dict[str, str]  # what a job has to itself: setting → value, as in an override
 SAME = "give the settings in its sweep.json (a list of values may have grown so that jobs are added at the end)"

@@ -9,10 +9,8 @@ from pathlib import Path
 
 from lightning_lm.errors import Died, Refused
 from lightning_lm.logs import JOB
-from lightning_lm.runs.folder import job_settings, job_status, read_json
+from lightning_lm.runs.folder import DONE, job_settings, job_status, read_json
 from lightning_lm.runs.numbers import brief_settings, duration
-
-DONE = ("finished", "diverged", "pruned")  # a sweep that is gone on with doesn't repeat these
 
 
 def only_seeds(search: list[dict[str, str]]) -> bool:

@@ -57,7 +57,9 @@ def job_table(folder: Path, fixed: Settings, jobs: list[Settings], errors: Mappi
         if run.loss is None
     ]
     counts = Counter(run.status for run in runs)
-    total = f"{len(jobs)} jobs in {folder}: " + ", ".join(f"{n} {status}" for status, n in counts.items())
+    total = f"{len(jobs)} job{'s' * (len(jobs) > 1)} in {folder}: " + ", ".join(
+        f"{n} {status}" for status, n in counts.items()
+    )
     page = ["to compare all on a page:", f"  {program()} report {shlex.quote(str(folder))}"]
     return "".join("\n" + "\n".join(block) + "\n" for block in [*blocks, [*without, total], *commands, page])
 
