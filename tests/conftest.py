@@ -34,8 +34,8 @@ settings.load_profile("any-machine")
 # Files that take long. They begin first, so that no process waits at the end for what another has left.
 LONG = """
 training/test_devices training/test_dying_ranks sweeps/test_sweeps report/test_page config/test_refusals
-test_default_run hub/test_hub test_extending training/test_resume test_recipes test_run config/test_schema runs/test_tracking
-sweeps/test_tracking_sweeps test_benchmarks test_command test_python_door training/test_parity
+test_default_run hub/test_hub test_extending training/test_resume test_recipes test_run config/test_schema
+runs/test_tracking sweeps/test_tracking_sweeps test_benchmarks test_command test_python_door training/test_parity
 """
 
 
