@@ -111,6 +111,10 @@ def same_settings(run: Path, config: Config) -> None:
         if run.exists() and any(child.name not in ("train.log", "trial.json", LOCK) for child in run.iterdir()):
             raise refuse("run_dir", run, "the folder isn't empty and holds no run", "choose a new one")
         return
+    there, marked = flat(_completed(_saved(run), config)), [row for row in walk(config) if "before" in row[1].metadata]
+    so_begun = {name for name, row, _ in marked if there.get(name) == row.metadata["before"]}
+    for name, value in take_before(config, so_begun).items():
+        log.info("%s=%s: the run began so, and goes on so", name, value)
     changes = _changes(run, config)
     free = (*later_ends(run, config), *(name for name, row, _ in walk(config) if row.metadata.get("may_change")))
     differing = [name for name in changes if name not in free and not name.startswith(tuple(f"{f}." for f in free))]
@@ -136,31 +140,37 @@ def is_done(run: Path, config: Config) -> bool:
 
 def _changes(run: Path, config: Config) -> dict[str, tuple[Any, Any]]:
     """Setting → its value in a folder's ``config.yaml`` and its value now, where they differ."""
-    try:
-        there = flat(_completed(read_settings(run), config))
-    except UNREADABLE as error:
-        raise refuse("run_dir", run, "its config.yaml can't be read", ANOTHER) from error
-    now = flat(as_settings(config))
+    there, now = flat(_completed(_saved(run), config)), flat(as_settings(config))
     pairs = {name: (there.get(name), now.get(name)) for name in sorted({*there, *now})}
     return {name: (before, after) for name, (before, after) in pairs.items() if before != after}
 
 
-def take_before(config: Config, names: set[str]) -> None:
-    """Give these settings, where they have the default of today, the value that does what the code did before them."""
+def _saved(run: Path) -> dict[str, Any]:
+    try:
+        return read_settings(run)
+    except UNREADABLE as error:
+        raise refuse("run_dir", run, "its config.yaml can't be read", ANOTHER) from error
+
+
+def take_before(config: Config, names: set[str]) -> dict[str, Any]:
+    """Give these settings, where they have the default of today, the value that does what the code did before them.
+
+    Returns those that were changed, and their new values.
+    """
+    taken = {}
     for name, row, value in list(walk(config)):
         if name in names and value == row.default:
             *path, last = name.split(".")
             owner: Any = config
             for key in path:
                 owner = owner[key] if isinstance(owner, dict) else getattr(owner, key)
-            setattr(owner, last, row.metadata["before"])
+            taken[name] = row.metadata["before"]
+            setattr(owner, last, taken[name])
+    return taken
 
 
 def _completed(saved: dict[str, Any], config: Any) -> dict[str, Any]:
-    """The saved settings, and of those that have come since, the values that do what the code did before them.
-
-    ``config`` takes these, too, where it has the defaults of today.
-    """
+    """The saved settings, and of those that have come since, the values that do what the code did before them."""
     complete = dict(saved)
     for row in fields(config):
         part = getattr(config, row.name)
@@ -168,9 +178,6 @@ def _completed(saved: dict[str, Any], config: Any) -> dict[str, Any]:
             complete[row.name] = OmegaConf.to_container(OmegaConf.create({"": default_of(row)}), enum_to_str=True)[""]
         else:
             complete[row.name] = _completed_part(saved[row.name], part)
-        if "before" in row.metadata and part == row.default and complete[row.name] == row.metadata["before"]:
-            setattr(config, row.name, row.metadata["before"])
-            log.info("%s=%s: the run began so, and goes on so", row.name, complete[row.name])
     return complete
 
 
