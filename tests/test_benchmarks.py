@@ -150,6 +150,7 @@ def test_figures_are_medians_of_pairs_and_say_whether_a_goal_is_met(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.slow
 def test_without_a_gpu_the_gpu_benchmark_says_so():
     script = ROOT / "benchmarks" / "gpu.py"
     ended = subprocess.run([sys.executable, script], capture_output=True, text=True)

@@ -13,7 +13,8 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 LOSSES = {(1e-3, 0.0): 3.4, (1e-3, 0.1): 3.2, (1e-2, 0.0): 3.3, (1e-2, 0.1): 3.0, (1e-1, 0.0): None, (1e-1, 0.1): 4.0}
-SIZES = [(width, scheme) for width in (390, 1400) for scheme in ("light", "dark")]
+SIZES = [(390, "light"), (1400, "dark")]
+SLOW_SIZES = [pytest.param(size, marks=pytest.mark.slow) for size in [(390, "dark"), (1400, "light")]]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(params=SIZES, ids=lambda size: f"{size[0]} {size[1]}")
+@pytest.fixture(params=[*SIZES, *SLOW_SIZES], ids=lambda size: f"{size[0]} {size[1]}")
 def page(request, browser, address):
     width, scheme = request.param
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)

@@ -83,10 +83,16 @@ def kill_when(process: subprocess.Popen, path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- grids
 
 
-def test_a_grid_is_cut_off_and_gone_on_with(command):
-    """Two processes a job; two jobs diverge, the third is killed in its middle."""
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_grid_is_cut_off_and_gone_on_with(devices, command):
+    """Two jobs diverge, the third is killed in its middle."""
     folder = command.folder / "outputs" / "sweeps" / "mine"
-    typed = ["sweep=lr_wd_grid", "optimizer.lr=1e20,1e-2", "optimizer.weight_decay=0,0.5", "hardware.devices=2"]
+    typed = [
+        "sweep=lr_wd_grid",
+        "optimizer.lr=1e20,1e-2",
+        "optimizer.weight_decay=0,0.5",
+        f"hardware.devices={devices}",
+    ]
     typed += ["hydra.sweep.dir=outputs/sweeps/mine"]
     kill_when(command.start(*typed), folder / "2" / "checkpoints" / "last.ckpt")
     (folder / "2" / "summary.json").unlink(missing_ok=True)
@@ -105,7 +111,7 @@ def test_a_grid_is_cut_off_and_gone_on_with(command):
         assert summary(folder / str(number))["status"] == ("finished" if lr < 1 else "diverged")
     for number in (2, 3):
         assert steps(folder / str(number)) == [1, 2, 3, 4, 5, 6]
-        assert summary(folder / str(number))["world_size"] == 2
+        assert summary(folder / str(number))["world_size"] == devices
         assert "test/loss" not in summary(folder / str(number))
     rows = [line.split() for line in out.splitlines() if re.match(r"\d  ", line)]
     losses = {job: summary(folder / job)["val/loss"] for job in "23"}

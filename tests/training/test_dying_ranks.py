@@ -32,6 +32,7 @@ def test_a_rank_that_dies_ends_the_job_and_is_told(how, tiny_gpt2, text, tmp_pat
     assert forked() == []
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_named(tiny_gpt2, text, tmp_path, monkeypatch, capfd):
     job = compose(*settings(tiny_gpt2, text, tmp_path / "run", "hardware.devices=2", "hardware.hang_timeout=20"))
     died = cut_off(monkeypatch, job, 1, 5, "HANGS")

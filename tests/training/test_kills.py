@@ -16,7 +16,7 @@ from lightning_lm.launch import start
 from lightning_lm.runs.folder import job_status
 from lightning_lm.training.control import Budget
 
-KILLS = int(os.environ.get("KILLS", 4))
+KILLS = int(os.environ.get("KILLS", 2))
 CHAOS_STEPS = int(os.environ.get("CHAOS_STEPS", 240))
 rank_of_a_job = launch._rank
 

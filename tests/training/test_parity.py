@@ -76,7 +76,7 @@ def our_losses(*args):
         return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_clm_losses_equal_trainers(tiny_gpt2, text, tmp_path, accumulate):
     tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2)
     with open(text, encoding="utf-8", newline="\n") as file:
@@ -93,7 +93,7 @@ def test_clm_losses_equal_trainers(tiny_gpt2, text, tmp_path, accumulate):
     assert ours[-1] < ours[0] - 0.5, "nothing was learnt, so nothing was compared"
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("accumulate", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_mlm_losses_equal_trainers_with_the_whole_batch(tiny_bert, text, tmp_path, accumulate):
     parts = build.build(settings(tiny_bert, text, tmp_path / "probe", BATCH, "mlm"))
     batches = parts.data._batches("train", parts.data.plan("train"), rank=0)

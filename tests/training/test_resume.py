@@ -59,7 +59,7 @@ BATCH_END, VALIDATED = (Telemetry, "on_train_batch_end"), (PromptSamples, "on_va
         pytest.param(BATCH_END, [2], id="before the first checkpoint"),
         pytest.param(BATCH_END, [4, 9, 11], id="within an epoch, three times"),
         pytest.param(BATCH_END, [EPOCH], id="at an epoch's last step", marks=pytest.mark.slow),
-        pytest.param(VALIDATED, [EPOCH], id="in the validation at an epoch's end"),
+        pytest.param(VALIDATED, [EPOCH], id="in the validation at an epoch's end", marks=pytest.mark.slow),
         pytest.param(BATCH_END, [EPOCH + 1], id="just after an epoch's end", marks=pytest.mark.slow),
         pytest.param(BATCH_END, [EPOCH, EPOCH + 1, 2 * EPOCH, 2 * EPOCH + 1, 32], id="at all borders"),
         pytest.param(VALIDATED, [32], id="in the last validation"),
@@ -73,7 +73,13 @@ def test_resumed_runs_end_like_uninterrupted_ones(hook, steps, dropping, text, t
     assert_same(tmp_path / "run", reference())
 
 
-@pytest.mark.parametrize("more", [("trainer.val_every_n_steps=5",), ("optimizer=muon", "hardware.num_workers=2")])
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("trainer.val_every_n_steps=5",),
+        pytest.param(("optimizer=muon", "hardware.num_workers=2"), marks=pytest.mark.slow),
+    ],
+)
 def test_resuming_with_other_settings(more, dropping, text, tmp_path, monkeypatch, reference):
     job = compose(*settings(dropping, text, tmp_path / "run", *more))
     for step in (5, 13, 14, 25, 30):
@@ -155,14 +161,15 @@ def flip(path):
     path.write_bytes(content)
 
 
-DAMAGES = {
-    "flipped": flip,
-    "cut off": lambda path: os.truncate(path, path.stat().st_size // 2),
-    "empty": lambda path: os.truncate(path, 0),
-}
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def empty(path):
+    os.truncate(path, 0)
+
+
+@pytest.mark.parametrize("damage", [flip, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (cut, empty))])
 def test_a_damaged_checkpoint_is_not_gone_on_from(damage, dropping, text, tmp_path, monkeypatch, reference, capsys):
     job = compose(*settings(dropping, text, tmp_path / "run"))
     cut_off(monkeypatch, BATCH_END, 20, job)
@@ -232,7 +239,7 @@ def test_a_damaged_export_is_not_used(reference, tmp_path):
 WORSENING = ["optimizer.lr=1e-2", "scheduler=constant", "trainer.val_every_n_steps=4"]
 
 
-@pytest.mark.parametrize("way", ["moved", "linked"])
+@pytest.mark.parametrize("way", ["moved", pytest.param("linked", marks=pytest.mark.slow)])
 def test_a_folder_that_was_moved_goes_on_with_its_best_checkpoint(way, dropping, text, tmp_path, monkeypatch):
     """On a text that soon teaches nothing more, so that an early validation is the best."""
     narrow = tmp_path / "narrow.txt"
@@ -278,7 +285,7 @@ def test_a_row_counts_all_labels_since_the_last_one(dropping, text, tmp_path, mo
     assert_same(tmp_path / "cut", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("place", [26, -8, -1500, -60])
+@pytest.mark.parametrize("place", [26, -8, *(pytest.param(at, marks=pytest.mark.slow) for at in (-1500, -60))])
 def test_flipped_bits_of_a_checkpoints_headers(place, dropping, text, tmp_path, monkeypatch, reference):
     """Where its records are listed, which no checksum covers: noticed, or without effect."""
     job = compose(*settings(dropping, text, tmp_path / "run"))

@@ -47,7 +47,7 @@ def propose(folder: Path, count: int) -> str:
         about, proposals = shrinking(over, sets, sweep["search"], count)
     lines = [", ".join(f"{short_name(key)} {value}" for key, value in p.settings.items()) for p in proposals]
     rows = [f"  {line:<{max(map(len, lines))}}  {p.reason}" for line, p in zip(lines, proposals, strict=True)]
-    open_jobs = sum(job_status(folder / str(number)) not in DONE for number in range(sweep["jobs"]))
+    open_jobs = sum(job_status(folder / str(number)) not in DONE for number in range(len(sweep["search"])))
     first = f"{open_jobs} of its jobs are not done; the command below does them, too, before these." * (open_jobs > 0)
     return "\n".join(
         filter(None, [first, about, *rows, "this adds them to the sweep:", f"  {command(folder, sweep, proposals)}"])
