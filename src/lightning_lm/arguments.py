@@ -10,7 +10,7 @@ from lightning_lm.errors import Problem, Refused
 SAMPLING = {"temperature": 0.8, "top_k": 50, "top_p": 1.0}  # where not given
 CONSTRAINTS = {
     **dict.fromkeys(("max_new_tokens", "num_samples", "guesses", "stride", "batch_size", "runs"), COUNT),
-    **dict.fromkeys(("mask_draws", "pseudo"), COUNT),
+    **dict.fromkeys(("mask_draws", "pseudo", "words"), COUNT),
     "pairs": at_least(2),
     "mlm_probability": PROBABILITY,
     "temperature": positive(", or --greedy"),
@@ -23,7 +23,17 @@ MASKING = ("mlm_probability", "whole_word")  # of evaluate
 OPTIONS = {"guesses": "top_k", "convention": "as"}  # how users know them, where it differs
 # Of evaluate, what says how a text is scored
 TEXT_OPTIONS = ("block_size", "stride", "objective", "batch_size", "separator", "text_column", "name", "revision")
-TEXT_OPTIONS += ("convention", "documents", "prefix", "pseudo")
+TEXT_OPTIONS += ("convention", "documents", "prefix", "pseudo", "words", "task")
+SOURCE = ("block_size", "objective", "text_column", "name", "revision")
+# Of evaluate, an option that says what is scored, and which others it has use for
+USES = {
+    ("task", "blimp"): ("pairs",),
+    ("task", "lambada"): SOURCE,
+    ("pseudo", None): (*SOURCE, "separator"),
+    ("words", None): (*SOURCE, "separator"),
+    ("convention", "lm-eval"): SOURCE,
+    ("convention", "hf-docs"): (*SOURCE, "stride", "batch_size"),
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -70,8 +80,10 @@ def parser() -> argparse.ArgumentParser:
     about = "the figures of lm-evaluation-harness's task wikitext, or of transformers' documentation"
     add("--as", dest="convention", choices=["lm-eval", "hf-docs"], help=about)
     add("--pseudo", type=int, metavar="N", help="pseudo-perplexity of a masked model, over N tokens of the text")
-    add("--task", choices=["blimp"], help="minimal pairs: which of two sentences is likelier; see docs/pair.md")
-    add("--pairs", type=int, metavar="N", help="of each paradigm the first N pairs; default: all")
+    add("--words", type=int, metavar="N", help="guess N words of the text from each of their sides; see docs/pair.md")
+    about = "which of two sentences is likelier; the last words of passages; see docs/pair.md"
+    add("--task", choices=["blimp", "lambada"], help=about)
+    add("--pairs", type=int, metavar="N", help="of blimp's paradigms the first N pairs each; default: all")
     add("--text-column", help="of json lines, csv, parquet and Hub data; default: text")
     add("--name", help="configuration of a Hub data set")
     add("--revision", help="branch, tag or commit of a Hub data set")
@@ -140,19 +152,14 @@ def check(args: argparse.Namespace) -> None:
         if args.pairs and not args.blimp:
             wrong["pairs"] = "is for minimal pairs", "give --blimp, too"
         wrong |= {"blimp": ("recipes have been scored", "leave it out")} if args.blimp and args.recipes else {}
-    if "pseudo" in given:
-        fixed = ["stride", "batch_size", "nll", "convention", "documents", "prefix", *MASKING, "mask_draws"]
-        wrong |= dict.fromkeys([n for n in fixed if n in given], ("--pseudo has no use for it", "leave it out"))
-    if "convention" in given:
-        choices = ["separator", "documents", "prefix", "nll", "mask_draws"]
-        choices += ["stride", "batch_size"] if args.convention == "lm-eval" else []
-        fixed = [name for name in choices if name in given]
-        wrong |= dict.fromkeys(fixed, (f"--as {args.convention} leaves no choice", "leave it out"))
-    if "task" in given:
-        others = {*TEXT_OPTIONS, *MASKING, "mask_draws", "nll"} & given.keys()
-        wrong |= dict.fromkeys(others, ("minimal pairs have no use for it", "leave it out"))
-    elif "pairs" in given and "a" not in given:
-        wrong["pairs"] = "is for minimal pairs", "give --task blimp, too"
+    if args.command == "evaluate":
+        chosen = [(name, value) for name, value in USES if name in given and value in (None, given[name])]
+        for name, value in chosen[:1]:
+            option = " ".join(filter(None, (f"--{OPTIONS.get(name, name)}", value)))
+            others = {*TEXT_OPTIONS, *MASKING, "mask_draws", "nll", "pairs"} & given.keys() - {name, *USES[name, value]}
+            wrong |= dict.fromkeys(sorted(others), (f"{option} has no use for it", "leave it out"))
+        if "pairs" in given and not chosen:
+            wrong["pairs"] = "is for minimal pairs", "give --task blimp, too"
     if given.get("mask_draws", 1) > 1 and "nll" in given:
         wrong["nll"] = "it holds one draw of the masks", "leave out one of the two"
     for name in ("json", "nll"):

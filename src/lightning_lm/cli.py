@@ -89,7 +89,7 @@ def fill_mask(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     from lightning_lm.evaluation import scoring
 
-    if args.task is not None:
+    if args.task == "blimp":
         from lightning_lm.evaluation.minimal_pairs import score_pairs
 
         pairs = score_pairs(args.model, args.data, args.pairs)

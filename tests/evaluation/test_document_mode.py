@@ -86,7 +86,7 @@ def test_masks_are_those_of_the_stream(tiny_bert: Path, records: Path):
     ("typed", "problem"),
     [
         (["--prefix", "bos"], "--prefix=bos: nothing stands before a stream; give --documents, too"),
-        (["--documents", "--as", "lm-eval"], "--as lm-eval leaves no choice"),
+        (["--documents", "--as", "lm-eval"], "--as lm-eval has no use for it"),
     ],
 )
 def test_refused(tiny_gpt2: Path, records: Path, capsys, typed: list[str], problem: str):

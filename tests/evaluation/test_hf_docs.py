@@ -79,4 +79,4 @@ def test_the_command(folder: Path, capsys):
     assert cli.main([*typed, "--stride", "520"]) == 2
     assert "--stride=520: tokens would be left out; give 1 to 519" in capsys.readouterr().err
     assert cli.main([*typed, "--separator", "eos"]) == 2
-    assert "--as hf-docs leaves no choice" in capsys.readouterr().err
+    assert "--as hf-docs has no use for it" in capsys.readouterr().err

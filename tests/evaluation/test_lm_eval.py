@@ -105,7 +105,7 @@ def test_the_command(tiny_gpt2: Path, tmp_path: Path, capsys):
 @pytest.mark.parametrize(
     ("typed", "problem"),
     [
-        (["GPT2", "--stride", "5"], "--stride=5: --as lm-eval leaves no choice"),
+        (["GPT2", "--stride", "5"], "--stride=5: --as lm-eval has no use for it"),
         (["GPT2", "--block-size", "65"], "the model has only 64 positions"),
         (["BERT"], "it scores causal models alone"),
     ],

@@ -115,8 +115,8 @@ def test_the_protocol_is_of_pairs_tokenizer_and_form(pairs: Path, tiny_gpt2: Pat
         ("[1, 2", [], "line 1 is no JSON object"),
         ("", [], "there are no pairs"),
         ('{"sentence_good": "a", "sentence_bad": "b", "field": "f", "UID": "u"}', [], "u has a single pair"),
-        ("", ["--stride", "4"], "--stride=4: minimal pairs have no use for it; leave it out"),
-        ("", ["--as", "lm-eval"], "--as=lm-eval: minimal pairs have no use for it; leave it out"),
+        ("", ["--stride", "4"], "--stride=4: --task blimp has no use for it; leave it out"),
+        ("", ["--as", "lm-eval"], "--as=lm-eval: --task blimp has no use for it; leave it out"),
         ("", ["--pairs", "1"], "--pairs=1: out of range; give 2 or more"),
     ],
 )

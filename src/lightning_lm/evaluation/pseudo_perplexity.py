@@ -66,7 +66,7 @@ def score_pseudo(subject: Subject, block_size: int | None, sample: int) -> Evalu
         labels=LABELS,
         intervals=intervals,
         unit=text.unit,
-        protocol=facts | {"masking": None, "sample": f"{len(drawn)} tokens drawn, each masked by itself"},
+        protocol=facts | {"masking": None, "scored": f"{len(drawn)} tokens drawn, each masked by itself"},
     )
 
 

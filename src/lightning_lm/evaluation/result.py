@@ -8,7 +8,8 @@ from functools import cached_property
 from statistics import stdev
 from typing import Any
 
-from lightning_lm.runs.protocol import as_line, short_hash
+from lightning_lm.evaluation.items import Items
+from lightning_lm.runs.protocol import as_line, short_hash, windows
 
 
 @dataclass
@@ -20,7 +21,7 @@ class Evaluation:
     data: str | None
     split: str
     block_size: int
-    stride: int
+    stride: int | None
     figures: dict[str, float]
     labels: dict[str, str]  # name of a figure → label, for people
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # of figures; none on a short text
@@ -29,6 +30,8 @@ class Evaluation:
     made_with: dict[str, Any] = field(default_factory=dict)
     separators: int = 0  # of the scored tokens
     draws: list[float] = field(default_factory=list)  # the loss by each of several draws of the masks
+    scope: str | None = None  # what was scored, where it isn't the text in windows, for people
+    items: dict[str, Items] = field(default_factory=dict)  # of figures that are means over items
     trained_block_size: int | None = None  # where the model is a run's
     build_token_losses: Callable[[], Any] | None = None  # of one draw; many an evaluation has no use for the table
 
@@ -46,9 +49,7 @@ class Evaluation:
     def __str__(self) -> str:
         shown = {label: self.figures[name] for name, label in self.labels.items() if name in self.figures}
         text = self.data or "the run's own data"
-        head = (
-            f"{self.model} on {text}, {self.split}: windows of {self.block_size} tokens that advance by {self.stride}"
-        )
+        head = f"{self.model} on {text}, {self.split}: {self.scope or windows(self.block_size, self.stride)}"
         of_labels = {self.labels[name]: bounds for name, bounds in self.intervals.items()}
         rows = []
         for label, x in shown.items():

@@ -6,6 +6,8 @@ from typing import Any
 from lightning_lm.evaluation.result import Evaluation
 from lightning_lm.evaluation.subject import opened_subject
 
+LAMBADA = "EleutherAI/lambada_openai"  # on the Hub
+
 
 def evaluate(  # noqa: PLR0913 (each is an option of the command)
     model: str | os.PathLike,
@@ -20,6 +22,8 @@ def evaluate(  # noqa: PLR0913 (each is an option of the command)
     mask_draws: int = 1,
     masking: dict[str, Any] | None = None,
     pseudo: int | None = None,
+    words: int | None = None,
+    task: str | None = None,
     **text_options: Any,
 ) -> Evaluation:
     """Exact figures of a run's or another model on a text.
@@ -37,6 +41,9 @@ def evaluate(  # noqa: PLR0913 (each is an option of the command)
         mask_draws: of a masked model, how often other masks are drawn; the first is that of the training's evaluation.
         masking: ``mlm_probability`` and ``whole_word``, where they shall be others than the objective's own.
         pseudo: of a masked model, the pseudo-perplexity over so many tokens; None: its own figures.
+        words: accuracy and rank of so many words of the text, each guessed from its context; None: the whole text.
+        task: ``lambada`` for the last words of passages, of which each row of the text is one; without ``data`` those
+            of LAMBADA, from the Hub.
         text_options: ``separator`` between rows (None: the run's, or ``auto``); ``documents``, whether windows stay
             inside documents, and the ``prefix`` before each (None: the run's, or no, and ``auto``); ``text_column``,
             ``name`` and ``revision`` of a data set.
@@ -44,6 +51,7 @@ def evaluate(  # noqa: PLR0913 (each is an option of the command)
     Raises:
         Refused: there is no such model or text, or they don't go together.
     """
+    data = LAMBADA if task == "lambada" and data is None else data
     with opened_subject(os.fspath(model), data, split, objective, masking or {}, **text_options) as subject:
         if convention == "lm-eval":
             from lightning_lm.evaluation.lm_eval import score_by_page
@@ -53,6 +61,14 @@ def evaluate(  # noqa: PLR0913 (each is an option of the command)
             from lightning_lm.evaluation.pseudo_perplexity import score_pseudo
 
             return score_pseudo(subject, block_size, pseudo)
+        if words is not None:
+            from lightning_lm.evaluation.held_out_words import score_words
+
+            return score_words(subject, block_size, words)
+        if task == "lambada":
+            from lightning_lm.evaluation.last_words import score_last_words
+
+            return score_last_words(subject, block_size)
         if convention == "hf-docs":
             from lightning_lm.evaluation.hf_docs import score_as_docs
 

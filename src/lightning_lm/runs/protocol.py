@@ -20,13 +20,14 @@ def protocol(
     objective: Any,
     *,
     block_size: int,
-    stride: int,
+    stride: int | None,
     within: "Bounds | None" = None,
 ) -> dict[str, Any]:
     """Facts for JSON.
 
     Args:
         text: a hash of the split's rows.
+        stride: of windows that follow one another; None where there are none.
         within: where windows stay inside documents, the documents' bounds.
     """
     from lightning_lm.data.token_stream import tokenizer_fingerprint
@@ -60,9 +61,8 @@ def as_line(protocol: dict[str, Any]) -> str:
     """For people: the hash, and what isn't plain from the command."""
     parts = [f"text {(protocol['text'] or 'unknown')[:8]}, tokenizer {protocol['tokenizer'][:8]}"]
     parts += [f"separator {protocol['separator']}", f"documents {protocol['documents']}"]
-    parts.append(f"windows of {protocol['block_size']} tokens that advance by {protocol['stride']}")
-    if sample := protocol.get("sample"):
-        parts.append(sample)
+    parts.append(windows(protocol["block_size"], protocol["stride"]))
+    parts += [protocol["scored"]] if "scored" in protocol else []
     if protocol["limit"] is not None:
         parts.append(f"only the first {protocol['limit']} windows")
     if protocol["first_token"]:
@@ -73,6 +73,11 @@ def as_line(protocol: dict[str, Any]) -> str:
             f"{masking['probability']:.0%} of the {'words' if masking['whole_word'] else 'tokens'} masked{draws}"
         )
     return f"protocol {short_hash(protocol)}: {', '.join([*parts, protocol['dtype']])}"
+
+
+def windows(block_size: int, stride: int | None) -> str:
+    advance = "" if stride is None else f" that advance by {stride}"
+    return f"windows of {block_size} tokens{advance}"
 
 
 def differing(protocols: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
