@@ -97,7 +97,8 @@ def parser() -> argparse.ArgumentParser:
     add("--json", metavar="PATH", help="write the figures as JSON; '-': to stdout, in place of the table")
     add("--nll", metavar="FILE", type=Path, help="write what each token cost, in nats, as Parquet; see docs/figures.md")
 
-    add = command("push", "verify a run's export and upload it to the Hugging Face Hub", "RUN").add_argument
+    about = "verify the export of a run, or of a sweep's best one, and upload it to the Hugging Face Hub"
+    add = command("push", about, "RUN").add_argument
     add("--repo", required=True, metavar="NAME", help="NAME or OWNER/NAME")
     add("--private", action="store_true", help="make a new repository private")
     add("--dry-run", action="store_true", help="verify, write the model card, send nothing")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lightning_lm.arguments import MASKING, SAMPLING, TEXT_OPTIONS, check, parser
-from lightning_lm.errors import Died, Refused
+from lightning_lm.errors import Died, Refused, refuse
 from lightning_lm.faults import told_in_one_line
 from lightning_lm.logs import tell_of_imports
 
@@ -131,7 +131,27 @@ def compare(args: argparse.Namespace) -> None:
 def push(args: argparse.Namespace) -> None:
     from lightning_lm.hub.push import push
 
-    print(push(Path(args.model).expanduser(), args.repo, private=args.private, dry_run=args.dry_run))
+    run = Path(args.model).expanduser()
+    if (run / "sweep.json").exists():
+        run = best_of(run)
+        print(f"the best of the sweep is {run}")
+    print(push(run, args.repo, private=args.private, dry_run=args.dry_run))
+
+
+def best_of(sweep: Path) -> Path:
+    """The run that a sweep's report names as the best.
+
+    Raises:
+        Refused: none is finished, or their losses can't be compared.
+    """
+    from lightning_lm.report.comparison import winner
+    from lightning_lm.report.runs import collect
+
+    best = winner(collect([sweep]))
+    if best is None:
+        wrong = "none of its runs is the best: none has finished, or their losses can't be compared"
+        raise refuse("FOLDER", sweep, wrong, "name a run")
+    return best.folder
 
 
 def next_runs(args: argparse.Namespace) -> None:

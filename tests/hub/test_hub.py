@@ -12,7 +12,9 @@ import torch
 import yaml
 from hub_files import wikitext_rows, write_small_gpt2, write_wikitext
 from hub_server import TOKEN, HubServer, read_folder
+from run_folders import write_grid
 
+from lightning_lm.cli import main
 from lightning_lm.hub.model_card import model_card
 from lightning_lm.hub.verify import reload
 from lightning_lm.runs.export import write_check
@@ -241,6 +243,9 @@ def test_the_check_of_a_masked_model_is_the_float64_mean_over_its_labels(tmp_pat
 
 # ---------------------------------------------------------------------------------------------------------- model card
 
+MEASURED = {"text": "ab" * 16, "tokenizer": "cd" * 16, "separator": "auto", "documents": "one stream", "masking": None}
+MEASURED |= {"block_size": 128, "stride": 128, "limit": 40, "first_token": None, "dtype": "float32"}
+
 
 def test_the_card_says_what_the_run_says(sources):
     from huggingface_hub import ModelCard
@@ -254,13 +259,51 @@ def test_the_card_says_what_the_run_says(sources):
     assert "| train | 120 | 4,567 | 89 |" in card.text and "| test | 40 |  |  |" in card.text
 
 
+def test_the_card_tells_where_the_model_comes_from_and_how_it_was_chosen(tmp_path):
+    from huggingface_hub import ModelCard
+
+    (tmp_path / "base").mkdir()
+    describe(tmp_path / "base")
+    (tmp_path / "run").mkdir()
+    run = describe(tmp_path / "run", name_or_path=str(tmp_path / "base" / "export"))
+    chosen = {"best_step": 1200, "steps": 3000, "parameters": 124439808, "val/loss": math.inf}
+    chosen |= {"test/loss": 3.25, "test/protocol": MEASURED}
+    (run / "summary.json").write_text(json.dumps(chosen))
+    command = ["train.py", "data=text", f"data.train={tmp_path}/a text.txt"]
+    (run / "environment.json").write_text(json.dumps({"commit": "0123456789abcdef", "command": command}))
+    card = ModelCard(model_card(run, "me/small", {"language": ["en"], "license": ["cc-by-sa-3.0", "gfdl"]}))
+    assert card.data.base_model == "gpt2" and card.data.language == ["en"]
+    (result,) = card.data.eval_results
+    assert (result.metric_name, result.metric_value) == ("loss (nats per token), first 40 windows", 3.25)
+    for sentence in (
+        "step 1,200 of 3,000: of all validations",
+        "| parameters | 124,439,808 |",
+        "| ∞ | 3.2500 |",
+        "windows of 32 tokens",
+        "names the licence cc-by-sa-3.0, gfdl.",
+        "python train.py data=text 'data.train=a text.txt'",
+        "note = {Trained with lightning-lm, commit 0123456789},",
+    ):
+        assert sentence in card.text, sentence
+
+
+def test_a_sweep_is_pushed_by_its_best_run(tmp_path, capsys):
+    sweep = write_grid(tmp_path / "grid")
+    assert main(["push", str(sweep), "--repo", "me/best", "--dry-run"]) == 2
+    shown = capsys.readouterr()
+    assert f"the best of the sweep is {sweep / '2'}" in shown.out and "there is no export/ in it" in shown.err
+    shutil.rmtree(sweep / "0")
+    for job in sweep.glob("[0-9]"):
+        (job / "summary.json").unlink(missing_ok=True)
+    assert main(["push", str(sweep), "--repo", "me/best", "--dry-run"]) == 2
+    assert "none of its runs is the best" in capsys.readouterr().err
+
+
 def test_the_card_of_a_masked_model_from_scratch(tmp_path):
     from huggingface_hub import ModelCard
 
     run = describe(tmp_path, "mlm", name_or_path="/home/me/bert", pretrained=False)
-    measured = {"text": "ab" * 16, "tokenizer": "cd" * 16, "separator": "auto", "documents": "one stream"}
-    measured |= {"block_size": 128, "stride": 128, "limit": 40, "first_token": None, "dtype": "float32"}
-    measured |= {"masking": {"probability": 0.15, "whole_word": True, "draws": 1}}
+    measured = MEASURED | {"masking": {"probability": 0.15, "whole_word": True, "draws": 1}}
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps(summary | {"test/protocol": measured, "test/separators": 7}))
     card = ModelCard(model_card(run))

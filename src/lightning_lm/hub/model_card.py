@@ -2,6 +2,8 @@
 
 import json
 import math
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from lightning_lm.runs.protocol import as_line
 from lightning_lm.runs.summary import notes
 
 SECTIONS = ("model", "data", "objective", "optimizer", "scheduler", "trainer", "hardware", "seed")
-FACTS = ("tokens_seen", "tokens_per_second", "seconds", "world_size", "status")
+FACTS = ("parameters", "tokens_seen", "tokens_per_second", "seconds", "world_size", "status")
 COUNTS = ("rows", "words", "line_ends", "bytes", "tokens", "blocks", "tail")
 UNUSED = ("cache_dir", "prompts", "preview_tokens", "push_to_hub")  # of no consequence for the weights
 
@@ -26,12 +28,13 @@ def metric_names(facts: ObjectiveFacts) -> dict[str, str]:
     return {name: facts.card_labels.get(name, label) for name, label in figures.labels(facts.perplexity_label).items()}
 
 
-def model_card(run: Path, repo: str | None = None) -> str:
+def model_card(run: Path, repo: str | None = None, dataset_card: Mapping[str, Any] | None = None) -> str:
     """The README of a model, with the metadata that the Hub reads, from the files of its run folder.
 
     Args:
         run: a run folder; of its files only ``config.yaml`` must exist.
         repo: name on the Hub, for the example of use.
+        dataset_card: the metadata of the data set's own card, where the Hub has told them.
     """
     from huggingface_hub import ModelCard, ModelCardData
     from jinja2 import Environment, PackageLoader
@@ -42,12 +45,13 @@ def model_card(run: Path, repo: str | None = None) -> str:
     )
     objective, dataset = config["objective"]["name"], _hub_id(config["data"].get("path"))
     facts = OBJECTIVES[objective].facts
-    base = _hub_id(config["model"].get("name_or_path")) if config["model"].get("pretrained") else None
+    base, of_dataset = base_model(config), dict(dataset_card or {})
     name = (repo or config.get("name") or run.name).split("/")[-1]
     data = ModelCardData(
         model_name=name,
         library_name="transformers",
         pipeline_tag=facts.task,
+        language=of_dataset.get("language"),
         tags=["lightning-lm", f"{facts.kind}-lm"],
         base_model=base,
         datasets=[dataset] if dataset else None,
@@ -65,6 +69,10 @@ def model_card(run: Path, repo: str | None = None) -> str:
         architectures=export.get("architectures") or [],
         base=base,
         dataset=dataset,
+        dataset_license=of_dataset.get("license"),
+        summary=summary,
+        command=shlex.join(map(_without_path, environment.get("command") or [])),
+        commit=environment.get("commit"),
         notes=notes(summary),
         protocols=[
             f"{SPLITS[prefix]}: {as_line(summary[f'{prefix}/protocol'])}"
@@ -85,6 +93,16 @@ def model_card(run: Path, repo: str | None = None) -> str:
         versions=_versions(environment),
     )
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text.strip()}\n"))
+
+
+def base_model(config: dict[str, Any]) -> str | None:
+    """The model on the Hub that training began with; where it was another run's export, the one that run began with."""
+    name = config["model"].get("name_or_path") if config["model"].get("pretrained") else None
+    if name is None or is_hub_id(name):
+        return name
+    path = Path(name).expanduser()
+    settings = next((place / "config.yaml" for place in (path, path.parent) if (place / "config.yaml").exists()), None)
+    return base_model(yaml.safe_load(settings.read_text(encoding="utf-8"))) if settings else None
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -110,13 +128,18 @@ def _eval_results(config: dict[str, Any], summary: dict[str, Any], facts: Object
             dataset_split=(data.get("splits") or {}).get(split, split),
             dataset_revision=data.get("revision"),
             metric_type="masked-token-perplexity" if label == "masked-token perplexity" else key,
-            metric_name=label,
+            metric_name=label + _limit(summary.get(f"{prefix}/protocol")),
             metric_value=summary[f"{prefix}/{key}"],
         )
         for prefix, split in SPLITS.items()
         for key, label in metric_names(facts).items()
         if _finite(summary.get(f"{prefix}/{key}"))
     ]
+
+
+def _limit(measured: dict[str, Any] | None) -> str:
+    windows = (measured or {}).get("limit")
+    return f", first {windows:,} windows" if windows else ""
 
 
 def _finite(value: Any) -> bool:
@@ -129,7 +152,13 @@ def _public(value: Any) -> Any:
         return {key: _public(item) for key, item in value.items() if key not in UNUSED}
     if isinstance(value, list):
         return [_public(item) for item in value]
-    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
+    return _without_path(value) if isinstance(value, str) else value
+
+
+def _without_path(text: str) -> str:
+    """A text, or a setting and its value, without the folders above what an absolute path names."""
+    setting, equals, value = text.rpartition("=")
+    return setting + equals + (Path(value).name if value.startswith(("/", "~")) else value)
 
 
 def _counts(ledger: dict[str, Any]) -> list[list[str]]:
@@ -150,6 +179,8 @@ def _versions(environment: dict[str, Any]) -> list[list[str]]:
 
 
 def _number(value: Any) -> str:
+    if isinstance(value, float) and math.isinf(value):
+        return "∞"
     if isinstance(value, float):
         return f"{value:,.4f}" if abs(value) < 100 else f"{value:,.1f}"
     return f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)

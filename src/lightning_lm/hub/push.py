@@ -1,11 +1,18 @@
 """Sending a run's export to the Hugging Face Hub."""
 
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lightning_lm.constraints import is_hub_id
 from lightning_lm.errors import Problem, Refused, refuse
 from lightning_lm.hub.access import LOGIN, endpoint, http_client, reachable, refused
 from lightning_lm.hub.model_card import model_card
 from lightning_lm.hub.verify import verify
+from lightning_lm.runs.settings import read_settings
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 
 def push(run: Path, repo: str, *, private: bool = False, dry_run: bool = False) -> str:
@@ -39,8 +46,13 @@ def push(run: Path, repo: str, *, private: bool = False, dry_run: bool = False) 
     return _upload(run, repo, private)
 
 
-def _write_card(run: Path, repo: str) -> None:
-    (run / "export" / "README.md").write_text(model_card(run, repo), encoding="utf-8")
+def _write_card(run: Path, repo: str, api: "HfApi | None" = None) -> None:
+    """With ``api``, the Hub is asked for what the data set's own card says."""
+    card = None
+    if api is not None and is_hub_id(path := read_settings(run)["data"].get("path")):
+        with suppress(http_client().HTTPError, OSError, ValueError):  # it may have gone, or need an account
+            card = api.dataset_info(path).card_data
+    (run / "export" / "README.md").write_text(model_card(run, repo, card), encoding="utf-8")
 
 
 def _check(export: Path, repo: str, dry_run: bool) -> None:
@@ -69,7 +81,7 @@ def _upload(run: Path, repo: str, private: bool) -> str:
         url = api.create_repo(repo, private=private or None, exist_ok=True)
         if private and not api.model_info(url.repo_id).private:
             raise refuse("private", True, f"{url} exists and is public", "choose another repo, or make it private")
-        _write_card(run, url.repo_id)  # which has the owner's name, where `repo` may leave it out
+        _write_card(run, url.repo_id, api)  # which has the owner's name, where `repo` may leave it out
         api.upload_folder(repo_id=url.repo_id, folder_path=run / "export", commit_message="Upload model")
     # huggingface_hub raises RuntimeError for a failed upload of a large file, ValueError for an answer it can't use.
     except (http_client().HTTPError, OSError, RuntimeError, ValueError) as error:

@@ -1,25 +1,46 @@
 """The trained model as transformers would save it, with what it takes to check it later."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from lightning_lm.files import checksums, replacing
+from lightning_lm.models.loading import positions
 
 
 def export(run: Path, model: nn.Module, tokenizer: Any, objective: str, batch: dict[str, torch.Tensor]) -> None:
     """Write ``export/`` (model and tokenizer) whole or not at all, and ``export_check.json`` of a batch beside it."""
-    with replacing(run / "export") as scratch:
+    with replacing(run / "export") as scratch, as_exported(model, tokenizer):
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
         for file in scratch.rglob("*"):  # safetensors' are for their owner alone, whatever the umask says
             file.chmod(scratch.stat().st_mode & 0o666)
     with torch.compiler.set_stance("force_eager"):
         write_check(run, model, objective, batch["input_ids"].tolist(), batch["labels"].tolist())
+
+
+@contextmanager
+def as_exported(model: Any, tokenizer: Any) -> Iterator[None]:
+    """The longest text that the model takes, and the token that pads what it generates, where nothing else says them.
+
+    Elsewhere the tokenizer stays as it is: it would warn of each text that is longer.
+    """
+    longest, generation = tokenizer.model_max_length, getattr(model, "generation_config", None)
+    if longest > LARGE_INTEGER and (limit := positions(model)):
+        tokenizer.model_max_length = limit
+    if generation is not None and generation.pad_token_id is None:
+        generation.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    try:
+        yield
+    finally:
+        tokenizer.model_max_length = longest
 
 
 def write_check(run: Path, model: Any, objective: str, input_ids: list[list[int]], labels: list[list[int]]) -> float:

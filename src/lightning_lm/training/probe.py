@@ -24,7 +24,7 @@ from lightning_lm.runs.folder import read_json, write_json
 from lightning_lm.training.components import RunComponents, accelerator
 
 log = logging.getLogger(__name__)
-PROBED = "probed.json"  # in a sweep's folder: the models and shapes whose probe went well
+PROBED = "probed.json"  # in a sweep's folder: the models, texts and shapes whose probe went well
 BYTES_PER_PARAMETER = 12 * 4 + 4  # float32 with AdamW's state: last, previous, best, and the one being written; export
 SHOWN = 300  # characters of the first block
 
@@ -33,8 +33,8 @@ def probe(cfg: Config, components: RunComponents, run: Path) -> None:
     """A forward and a backward pass with the first micro batch, as long as they will be, and the highest token id.
 
     It finds what no attribute of a model tells, such as position tables that end early, and memory. Neither random
-    state nor gradients are left changed. In a sweep it is done once for each model and shape. Under fsdp it isn't done:
-    the whole model may not fit on a device.
+    state nor gradients are left changed. In a sweep it is done once for each model, text and shape. Under fsdp it
+    isn't done: the whole model may not fit on a device.
 
     Raises:
         Refused: the pass fails, or gives a loss that is no number.
@@ -57,12 +57,12 @@ def probe(cfg: Config, components: RunComponents, run: Path) -> None:
 
 
 def probed(cfg: Config, run: Path) -> bool:
-    """Whether the same model and shape went well before, in the same sweep."""
+    """Whether the same model, text and shape went well before, in the same sweep."""
     return _shape(cfg) in (read_json(run.parent / PROBED) or {})
 
 
 def _shape(cfg: Config) -> str:
-    shape = [cfg.model, cfg.data.block_size, cfg.objective, cfg.hardware, cfg.trainer.global_batch_size]
+    shape = [cfg.model, cfg.data, cfg.objective, cfg.hardware, cfg.trainer.global_batch_size]
     return json.dumps([asdict(part) if hasattr(part, "__dataclass_fields__") else part for part in shape], default=str)
 
 
