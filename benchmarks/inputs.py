@@ -72,7 +72,7 @@ def cut(text: str, tokenizer: str, tokens: int) -> Path:
         from transformers import AutoTokenizer
 
         encoder, kept, found = AutoTokenizer.from_pretrained(tokenizer), [], 0
-        with open(text, encoding="utf-8", newline="\n") as file:
+        with Path(text).open(encoding="utf-8", newline="\n") as file:
             while found < tokens:
                 kept.append(next(file))
                 found += len(encoder(kept[-1])["input_ids"])

@@ -45,4 +45,4 @@ def forget_peak_memory() -> None:
 
 def peak_memory() -> int:
     """Bytes: the most that was resident in this process, the libraries' code included (Linux: VmHWM)."""
-    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").open() if line.startswith("VmHWM"))

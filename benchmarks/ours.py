@@ -30,7 +30,7 @@ def of_text(objective: str, model: str, text: str, block: int, cache: str, *more
     validation = Path(cache) / "validation.txt"
     validation.parent.mkdir(parents=True, exist_ok=True)
     if not validation.exists():
-        with open(text, encoding="utf-8", newline="\n") as file:
+        with Path(text).open(encoding="utf-8", newline="\n") as file:
             validation.write_text("".join(line for _, line in zip(range(200), file, strict=False)), encoding="utf-8")
     return settings(
         f"objective={objective}",

@@ -3,6 +3,7 @@
 import math
 import time
 from itertools import chain, cycle, islice
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -188,7 +189,7 @@ def rust(model: str, text: str) -> dict[str, Any]:
     passes = []
     for size in (10_000, 400):
         began, tokens = time.perf_counter(), 0
-        with open(text, encoding="utf-8", newline="\n") as file:
+        with Path(text).open(encoding="utf-8", newline="\n") as file:
             while rows := list(islice(file, size)):
                 tokens += sum(map(len, tokenizer.backend_tokenizer.encode_batch_fast(rows)))
         passes.append(time.perf_counter() - began)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
@@ -96,7 +95,7 @@ def wikitext(tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
     folder = tmp_path_factory.mktemp("wikitext")
     rows = write_wikitext(folder)
     card = (folder / "README.md").read_text()
-    os.symlink(folder / "wikitext-2-raw-v1", folder / "wikitext-103-raw-v1")
+    (folder / "wikitext-103-raw-v1").symlink_to(folder / "wikitext-2-raw-v1")
     more = card.partition("configs:\n")[2].partition("---")[0].replace("wikitext-2-", "wikitext-103-")
     (folder / "README.md").write_text(card.replace("---\n\n#", more + "---\n\n#", 1))
     return folder, rows

@@ -26,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
             _sync(file)
         if path.is_dir():
             shutil.rmtree(path)
-        os.replace(scratch, path)
+        scratch.replace(path)
         _sync(path.parent)
     finally:
         remove(scratch)

@@ -136,7 +136,7 @@ def _run_once(job: Config, run: Path, run_test: bool) -> float:
         start_method="forkserver",
         signals_to_handle=",".join(number.name for number in heeded()),
     )
-    place = (os.getcwd(), dict(os.environ), sys.argv, os.getpid())
+    place = (Path.cwd(), dict(os.environ), sys.argv, os.getpid())
     try:
         with own_signal_handlers():
             return elastic_launch(config, _rank)(job, run_test, errors, place)[0]

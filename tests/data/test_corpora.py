@@ -157,7 +157,7 @@ def test_keys_follow_content_and_cut(tmp_path):
     first = corpus(tmp_path).keys["train"]
     (tmp_path / "b.txt").write_text("one\ntwo\n")
     assert corpus(tmp_path, {"train": [str(tmp_path / "b.txt")]}).keys["train"] == first
-    os.rename(tmp_path / "b.txt", tmp_path / "b.csv")  # the same bytes, read otherwise
+    (tmp_path / "b.txt").rename(tmp_path / "b.csv")  # the same bytes, read otherwise
     assert corpus(tmp_path, {"train": [str(tmp_path / "b.csv")]}, column="one").keys["train"] != first
     assert corpus(tmp_path, validation=50).keys["train"] != first
     assert corpus(tmp_path, validation=40).keys != corpus(tmp_path, validation=50).keys

@@ -154,7 +154,7 @@ def test_wikitext(tmp_path):
     corpus = text_corpus(files, validation_percent=None, test_percent=None, cache_dir=tmp_path)
     tokenizer = gpt2()
     found = stream(corpus, tokenizer, tmp_path)
-    with open(file, encoding="utf-8") as lines:
+    with Path(file).open(encoding="utf-8") as lines:
         expected = sum((row for row in tokenizer(list(lines))["input_ids"]), start=[])
     assert np.array_equal(found.tokens, expected)
     assert found.words[-1] == 217_646 and found.bytes[-1] == file.stat().st_size
@@ -244,7 +244,7 @@ def test_fingerprint_is_of_content(tmp_path, make):
 
 def prepare(cache: Path, pause: float, results=None) -> None:
     def rows(split):
-        with open(cache / "started", "a") as file:
+        with (cache / "started").open("a") as file:
             file.write("x")
         for _ in range(20):
             time.sleep(pause)

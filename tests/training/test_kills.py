@@ -23,7 +23,11 @@ rank_of_a_job = launch._rank
 
 def run(job):
     os.setsid()  # ranks of the job die with it
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stderr(nowhere),
+        contextlib.redirect_stdout(nowhere),
+    ):
         start(job, named=True)
 
 

@@ -5,6 +5,7 @@ wrongly under gradient accumulation, so there our accumulated run is held agains
 """
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,14 +73,14 @@ def settings(model, text, run, micro_batch_size, objective):
 def our_losses(*args):
     job = settings(*args)
     train(job)
-    with open(f"{job.run_dir}/metrics.csv", encoding="utf-8") as file:
+    with Path(job.run_dir, "metrics.csv").open(encoding="utf-8") as file:
         return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
 
 
 @pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_clm_losses_equal_trainers(tiny_gpt2, text, tmp_path, accumulate):
     tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2)
-    with open(text, encoding="utf-8", newline="\n") as file:
+    with Path(text).open(encoding="utf-8", newline="\n") as file:
         stream = [token for line in file for token in tokenizer(line)["input_ids"]]
     blocks = [stream[i : i + BLOCK] for i in range(0, len(stream) - BLOCK + 1, BLOCK)]
     assert len(blocks) > STEPS * BATCH, "the test needs text for one epoch"

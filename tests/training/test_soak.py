@@ -21,7 +21,8 @@ def soak(job):
         original(self, trainer, *more)
         if trainer.global_step % (STEPS // 10) == 0:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
-            rows[trainer.global_step] = (pages * os.sysconf("SC_PAGE_SIZE") / 1e6, len(os.listdir("/proc/self/fd")))
+            files = len([*Path("/proc/self/fd").iterdir()])
+            rows[trainer.global_step] = (pages * os.sysconf("SC_PAGE_SIZE") / 1e6, files)
 
     Telemetry.on_train_batch_end = note
     os.environ["WANDB_MODE"] = "offline"

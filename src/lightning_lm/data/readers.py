@@ -34,18 +34,18 @@ def expand(split: str, patterns: Iterable[str], problems: list[Problem]) -> list
     """The files that paths and globs name, each glob's sorted; what names none goes to ``problems``."""
     paths: list[Path] = []
     for pattern in patterns:
-        path = os.path.expanduser(pattern)
-        if glob.has_magic(path) and not os.path.exists(path):
-            matching = [Path(name) for name in sorted(glob.glob(path, recursive=True)) if os.path.isfile(name)]
+        path = Path(pattern).expanduser()
+        if glob.has_magic(str(path)) and not path.exists():
+            matching = [file for name in sorted(glob.glob(str(path), recursive=True)) if (file := Path(name)).is_file()]
             wrong, remedy = None if matching else "no file matches", "check the pattern"
             paths += matching
-        elif os.path.isdir(path):
-            wrong, remedy = "a folder", f"name its files, such as '{os.path.join(pattern, '*.txt')}'"
-        elif not os.path.isfile(path):
+        elif path.is_dir():
+            wrong, remedy = "a folder", f"name its files, such as '{Path(pattern) / '*.txt'}'"
+        elif not path.is_file():
             wrong, remedy = "no such file", "check the path"
         else:
             wrong, remedy = None if os.access(path, os.R_OK) else "no permission to read it", "check its permissions"
-            paths.append(Path(path))
+            paths.append(path)
         if wrong:
             problems.append(Problem(f"data.{split}", pattern, wrong, remedy))
     return paths

@@ -160,7 +160,7 @@ def _write_tokens(
     """
     counts: dict[str, list[np.ndarray]] = {name: [] for name in ("tokens", "separators", "words", "line_ends", "bytes")}
     text_came = False
-    with open(folder / "ids", "wb") as ids_file, open(folder / "starts", "wb") as starts_file:
+    with (folder / "ids").open("wb") as ids_file, (folder / "starts").open("wb") as starts_file:
         for batch in batches:
             lengths = batch.lengths
             tokens: np.ndarray = np.fromiter(chain.from_iterable(batch.ids), dtype, lengths.sum())

@@ -1,7 +1,6 @@
 """Checkpoints from which a run goes on exactly: when they are written, whole or not at all, and how they are read."""
 
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -175,7 +174,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
             with scratch.open("wb") as file:
                 torch.save(checkpoint, file)
             if path.name == LAST and path.exists():
-                os.replace(path, path.with_name(PREVIOUS))
+                path.replace(path.with_name(PREVIOUS))
 
 
 def to_go_on_from(run: Path) -> Path | None:
@@ -199,7 +198,7 @@ def to_go_on_from(run: Path) -> Path | None:
     for damaged, wrong in damages.items():
         log.warning("%s: %s; the run goes on from %s, the one before", damaged, wrong, path.name)
         if rank() == 0:  # the next save would move the damaged file over previous.ckpt
-            os.replace(damaged, damaged.with_suffix(".damaged"))
+            damaged.replace(damaged.with_suffix(".damaged"))
     check_best(run)
     return path
 
