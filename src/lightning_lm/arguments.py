@@ -25,6 +25,7 @@ OPTIONS = {"guesses": "top_k", "convention": "as"}  # how users know them, where
 TEXT_OPTIONS = ("block_size", "stride", "objective", "batch_size", "separator", "text_column", "name", "revision")
 TEXT_OPTIONS += ("convention", "documents", "prefix", "pseudo", "words", "task")
 SOURCE = ("block_size", "objective", "text_column", "name", "revision")
+BENCHMARKS = ("blimp", "words", "lambada")  # of compare, what objectives of both kinds can do
 # Of evaluate, an option that says what is scored, and which others it has use for
 USES = {
     ("task", "blimp"): ("pairs",),
@@ -130,6 +131,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--split", help="default: test; with --recipes: validation")
     sub.add_argument("--blimp", metavar="DATA", help="by minimal pairs: a folder of BLiMP's files, or nyu-mll/blimp")
     sub.add_argument("--pairs", type=int, metavar="N", help="of each paradigm the first N pairs; default: all")
+    sub.add_argument("--words", type=int, metavar="N", help="by N held-out words of the text; see docs/pair.md")
+    sub.add_argument("--lambada", metavar="DATA", help="by last words: JSON lines, or EleutherAI/lambada_openai")
     sub.add_argument("--json", metavar="PATH", help="write all figures as JSON; '-': to stdout, in place of the text")
 
     return top  # further commands go above this line
@@ -147,12 +150,13 @@ def check(args: argparse.Namespace) -> None:
         wrong |= dict.fromkeys(drawn, ("--greedy leaves nothing to draw", "leave out one of the two"))
     if "a" in given:
         wrong |= {"paired": ("is for recipes", "give --recipes, too")} if args.paired and not args.recipes else {}
-        wrong |= {"data": ("recipes have been scored", "leave it out")} if args.data and args.recipes else {}
+        asked = [name for name in BENCHMARKS if name in given]
+        if args.data and args.recipes and not asked:
+            wrong["data"] = "recipes have been scored", "leave it out"
         if args.recipes and args.split not in (None, "validation", "test"):
             wrong["split"] = ("runs don't have it", "give validation or test")
         if args.pairs and not args.blimp:
             wrong["pairs"] = "is for minimal pairs", "give --blimp, too"
-        wrong |= {"blimp": ("recipes have been scored", "leave it out")} if args.blimp and args.recipes else {}
     if args.command == "evaluate":
         chosen = [(name, value) for name, value in USES if name in given and value in (None, given[name])]
         for name, value in chosen[:1]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lightning_lm.arguments import MASKING, SAMPLING, TEXT_OPTIONS, check, parser
+from lightning_lm.arguments import BENCHMARKS, MASKING, SAMPLING, TEXT_OPTIONS, check, parser
 from lightning_lm.errors import Died, Refused, refuse
 from lightning_lm.faults import told_in_one_line
 from lightning_lm.logs import tell_of_imports
@@ -113,18 +113,20 @@ def tell(result: object, as_json: str, place: str | None) -> None:
 def compare(args: argparse.Namespace) -> None:
     from lightning_lm.evaluation.result import standard_json
 
-    if args.recipes:
+    split = args.split or ("validation" if args.recipes else "test")
+    if asked := [name for name in BENCHMARKS if getattr(args, name) is not None]:
+        from lightning_lm.evaluation.pair import Benchmarks, compare_pair
+
+        benchmarks = Benchmarks(args.data, split, args.pairs, **{name: getattr(args, name) for name in asked})
+        comparison = compare_pair(args.a, args.b, benchmarks, args.recipes, args.paired)
+    elif args.recipes:
         from lightning_lm.evaluation.recipes import compare_recipes
 
-        comparison = compare_recipes(args.a, args.b, args.split or "validation", args.paired)
-    elif args.blimp:
-        from lightning_lm.evaluation.pair import compare_pair
-
-        comparison = compare_pair(args.a, args.b, args.blimp, args.pairs, args.data, args.split or "test")
+        comparison = compare_recipes(args.a, args.b, split, args.paired)
     else:
         from lightning_lm.evaluation.comparison import compare_models
 
-        comparison = compare_models(args.a, args.b, args.data, args.split or "test")
+        comparison = compare_models(args.a, args.b, args.data, split)
     tell(comparison, standard_json(comparison.as_dict()), args.json)
 
 

@@ -25,8 +25,8 @@ class Estimate:
 
     @property
     def differs(self) -> bool:
-        """Whether the interval leaves nought out."""
-        return not self.low <= 0 <= self.high
+        """Whether the interval leaves nought out; one that isn't known, of equal values, does not."""
+        return self.low > 0 or self.high < 0
 
 
 def over_documents(totals: np.ndarray, sizes: np.ndarray) -> Estimate:
@@ -83,7 +83,11 @@ def over_seeds(a: Sequence[float], b: Sequence[float], paired: bool = False) -> 
 
     By Welch's t (1947), which lets each side have a spread and a number of runs of its own. ``paired``: by Student's t
     of the differences, for runs that belong together, such as those of the same seed. Two runs a side are the least.
+    Where values have no spread, nothing is known of the interval, which is then NaN.
     """
+    spreads = [np.subtract(b, a)] if paired else [a, b]
+    if not any(np.ptp(values) for values in spreads):
+        return Estimate(float(np.mean(b) - np.mean(a)), math.nan, math.nan, math.nan)
     test = stats.ttest_rel(b, a) if paired else stats.ttest_ind(b, a, equal_var=False)
     interval = test.confidence_interval(LEVEL)
     return Estimate(float(np.mean(b) - np.mean(a)), float(interval.low), float(interval.high), float(test.pvalue))

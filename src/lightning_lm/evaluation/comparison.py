@@ -11,7 +11,7 @@ from lightning_lm.certainty.pairs import FEWEST_DOCUMENTS, Estimate, over_docume
 from lightning_lm.errors import refuse
 from lightning_lm.evaluation.nll import read_token_losses
 from lightning_lm.evaluation.scoring import evaluate
-from lightning_lm.inference.sources import objective_named
+from lightning_lm.inference.sources import locate, trained_for
 from lightning_lm.runs.protocol import differing
 
 MOST_SHOWN = 3  # documents for each side
@@ -53,12 +53,12 @@ def compare_models(a: str, b: str, data: str | None = None, split: str = "test")
     names = (a, b)
     tables = [read_token_losses(Path(name)) if Path(name).suffix == ".parquet" else None for name in names]
     objectives = [
-        objective_named(name) if of is None else of.facts["protocol"]["objective"]
+        trained_for(*locate(name)) if of is None else of.facts["protocol"]["objective"]
         for name, of in zip(names, tables, strict=True)
     ]
     if len({*objectives} - {None}) > 1:
         wrong = f"{' and '.join(map(str, objectives))} losses mean different things"
-        raise refuse("B", b, wrong, "give --blimp, which compares what both can do")
+        raise refuse("B", b, wrong, "give --words or --blimp, which compare what both can do")
     losses = [of or evaluate(name, data, split).token_losses for name, of in zip(names, tables, strict=True)]
     first, second = (of.facts["protocol"] for of in losses)
     if first["text"] != second["text"]:

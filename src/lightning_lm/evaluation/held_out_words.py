@@ -47,7 +47,6 @@ def score_words(subject: Subject, block_size: int | None, sample: int) -> Evalua
         values[f"{side}_reciprocal_rank"] = 1 / rank
     if mean:
         items = {name: Items(of, mean) for name, of in values.items()}
-    estimates = {name: of.estimate for name, of in items.items()}
     facts = protocol(
         text.text, subject.text.separator, opened.tokenizer, opened.objective, block_size=size, stride=None
     )
@@ -58,7 +57,7 @@ def score_words(subject: Subject, block_size: int | None, sample: int) -> Evalua
         scope=f"words, each guessed from the {width} tokens {sides}",
         figures={name: float(of.mean()) for name, of in values.items()} | {"words": len(drawn)},
         labels=LABELS | {"words": "words"},
-        intervals={name: (max(0.0, of.low), min(1.0, of.high)) for name, of in estimates.items()},
+        intervals={name: of.interval for name, of in items.items() if of.interval},
         unit=text.unit,
         protocol=facts
         | {"scored": f"{len(drawn)} words of one token drawn, with {width} tokens on a side"}

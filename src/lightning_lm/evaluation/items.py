@@ -1,7 +1,7 @@
 """Tests of many items, such as sentences, words or passages: how well a model did at each, and how sure the mean is."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,10 +14,18 @@ class Items:
 
     values: np.ndarray
     mean: Callable[[np.ndarray], Estimate]
+    most: float = 1.0  # that an item can bring; nought is the least
 
     @property
     def estimate(self) -> Estimate:
-        return self.mean(self.values)
+        of = self.mean(self.values)
+        return replace(of, low=max(0.0, of.low), high=min(self.most, of.high))
+
+    @property
+    def interval(self) -> tuple[float, ...]:
+        """The mean's; empty where all values are equal, which tells nothing of how far others may lie."""
+        of = self.estimate
+        return (of.low, of.high) if np.ptp(self.values) else ()
 
 
 def mean_over(document: np.ndarray) -> Callable[[np.ndarray], Estimate] | None:

@@ -37,10 +37,10 @@ def score_last_words(subject: Subject, block_size: int | None) -> Evaluation:
     nll, hits = (np.bincount(passage, column) for column in scores.T)
     tokens = [sum(label != -100 for _, labels in rows for label in labels) for rows in of_passage]
     right, mean = (hits == tokens).astype(float), mean_over(np.arange(len(texts)))
-    intervals = {}
+    items = {"accuracy": Items(right, mean)} if mean else {}
+    intervals = {name: of.interval for name, of in items.items() if of.interval}
     if mean:
-        accuracy, cost = mean(right), mean(nll)
-        intervals["accuracy"] = max(0.0, accuracy.low), min(1.0, accuracy.high)
+        cost = mean(nll)
         intervals["perplexity"] = exp(cost.low), exp(cost.high)
     text, form = documents(subject.corpus, subject.key).text, LIKELIHOOD if causal else WITHIN_WORD
     facts = protocol(text, "none", tokenizer, objective, block_size=size, stride=None)
@@ -55,7 +55,7 @@ def score_last_words(subject: Subject, block_size: int | None) -> Evaluation:
         protocol=facts
         | {"documents": "each by itself, a passage", "scored": f"the last word of each, {form}"}
         | dict.fromkeys(("first_token", "masking", "words", "bytes")),
-        items={"accuracy": Items(right, mean)} if mean else {},
+        items=items,
     )
 
 

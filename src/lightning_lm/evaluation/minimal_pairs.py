@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from lightning_lm.certainty.pairs import Estimate, over_strata
 from lightning_lm.data.corpora.corpus import content_hash
 from lightning_lm.data.token_stream import tokenizer_fingerprint
 from lightning_lm.errors import refuse
+from lightning_lm.evaluation.items import Items
 from lightning_lm.evaluation.pseudo_likelihood import encoded, text_nll
-from lightning_lm.inference.sources import locate, open_model
+from lightning_lm.inference.sources import open_model
 from lightning_lm.runs.protocol import made_with, short_hash
 
 BLIMP = "nyu-mll/blimp"  # on the Hub, with a configuration for each paradigm
@@ -33,17 +35,26 @@ class MinimalPairs:
     protocol: dict[str, Any]
     made_with: dict[str, Any]
 
+    @cached_property
+    def items(self) -> dict[tuple[str, str | None], Items]:
+        """Form and field, None for all of them → percent right, of which the mean is that over paradigms."""
+        parts = {None: np.full(len(self.fields), True)} | {name: self.fields == name for name in set(self.fields)}
+        return {
+            (form, field): Items(100 * right[part], partial(over_strata, strata=self.paradigms[part]), 100.0)
+            for form, right in self.right.items()
+            for field, part in parts.items()
+        }
+
     def accuracy(self, form: str, field: str | None = None) -> Estimate:
         """The mean over paradigms, in percent, with its interval; ``field``: over those of one."""
-        of_field = self.fields == field if field else np.full(len(self.fields), True)
-        return over_strata(100 * self.right[form][of_field], self.paradigms[of_field])
+        return self.items[form, field].estimate
 
     def __str__(self) -> str:
         forms, head = list(self.right), f"{self.model}: minimal pairs that it has right, in percent"
         lines = [head, f"{'':<48}" + "".join(f"{f'({n})':>26}" for n in range(1, len(forms) + 1))]
         for field in [*sorted(set(self.fields)), None]:
             means = [self.accuracy(form, field) for form in forms]
-            cells = [f"{of.value:.1f}  {max(0.0, of.low):.1f} to {min(100.0, of.high):.1f}" for of in means]
+            cells = [f"{of.value:.1f}  {of.low:.1f} to {of.high:.1f}" for of in means]
             lines.append(f"{field or 'mean over paradigms':<48}" + "".join(f"{cell:>26}" for cell in cells))
         for paradigm in sorted(set(self.paradigms)):
             of_paradigm = self.paradigms == paradigm
@@ -105,7 +116,7 @@ def score_pairs(model: str, data: str | None = None, most: int | None = None) ->
         np.array([pair["field"] for pair in flat]),
         {form: np.concatenate(parts) for form, parts in right.items()},
         protocol,
-        made_with(opened.model, locate(model)[0]),
+        made_with(opened.model, opened.place),
     )
 
 

@@ -1,95 +1,166 @@
-"""A causal and a masked model side by side, on what both can do; never on their losses, which mean different things."""
+"""Two models, or two recipes over their seeds, side by side on what both can do: never on losses of two objectives."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import numpy as np
-
-from lightning_lm.certainty.pairs import Estimate, over_strata
 from lightning_lm.errors import refuse
-from lightning_lm.evaluation.comparison import shown, verdict
-from lightning_lm.evaluation.minimal_pairs import MinimalPairs, score_pairs
+from lightning_lm.evaluation.findings import HEADS, Finding, finding, table
+from lightning_lm.evaluation.minimal_pairs import read_pairs, score_pairs
+from lightning_lm.evaluation.recipes import check_seeds, group, unfinished
 from lightning_lm.evaluation.result import Evaluation
 from lightning_lm.evaluation.scoring import evaluate
+from lightning_lm.inference.sources import locate, trained_for
+from lightning_lm.objectives.facts import MLM
 from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.protocol import differing, short_hash
 
 COSTS = ("parameters", "tokens_seen", "labels_seen", "flops_layers", "flops_head")
 PSEUDO_SAMPLE = 2000  # tokens
+BITS = {"bits_per_byte": "bits per byte", "pseudo_bits_per_byte": "pseudo bits per byte"}
+WORDS, LAST_WORDS, PAIRS, TEXT = "held-out words", "last words", "minimal pairs", "the text"
+SAME = {  # test → of its protocol what must be the same
+    WORDS: {"text", "tokenizer", "separator", "block_size"},
+    TEXT: {"text"},
+}
+
+
+@dataclass(frozen=True)
+class Benchmarks:
+    """What both sides are asked to do; what is None is left out."""
+
+    data: str | None = None  # the text, as for ``evaluate``; None: the runs' own
+    split: str = "test"
+    pairs: int | None = None  # of each paradigm the first ones; None: all
+    blimp: str | None = None  # where minimal pairs are, as for ``score_pairs``
+    words: int | None = None  # of the text, to be guessed
+    lambada: str | None = None  # where passages are, whose last words are to be guessed
 
 
 @dataclass(frozen=True)
 class PairComparison:
-    """Differences are B's percentage of minimal pairs less A's: over all paradigms, and over those of each field."""
-
     names: tuple[str, str]
-    costs: dict[str, tuple[Any, Any]]  # of two runs
-    pairs: tuple[MinimalPairs, MinimalPairs]
-    differences: dict[tuple[str, str], dict[str, Estimate]]  # A's form and B's → field, "all" for all → difference
-    texts: tuple[Evaluation, Evaluation]
+    objectives: tuple[str, str]
+    seeds: tuple[list[int], list[int]] | None  # of recipes
+    paired: bool
+    costs: dict[str, tuple[float, float]]  # of runs; of recipes the mean over theirs
+    findings: list[Finding]
+    protocols: dict[str, tuple[dict[str, Any], dict[str, Any]]]  # test → how A was measured, and B
+    cautions: list[str]
+
+    def notes(self) -> list[str]:
+        """What must be known to read the findings."""
+        if self.seeds:
+            test = "A paired t-test" if self.paired else "Welch's t-test"
+            sentences = [f"{test} over the seeds, on the same items; a side is better where both intervals say so."]
+        else:
+            sentences = ["Intervals are over other items, for these two models; other seeds would give other models."]
+        sentences += ["Each line stands by itself: of twenty without a difference, one names a side by chance."]
+        return sentences + self.cautions
 
     def __str__(self) -> str:
-        lines = [f"{side}  {name}: {of.objective}" for side, name, of in zip("AB", self.names, self.pairs, strict=True)]
+        lines = []
+        for n, side in enumerate("AB"):
+            seeds = f", seeds {', '.join(map(str, self.seeds[n]))}" if self.seeds else ""
+            lines.append(f"{side}  {self.names[n]}: {self.objectives[n]}{seeds}")
         for name, (a, b) in self.costs.items():
             lines.append(f"{name.replace('_', ' '):<16}{a:>14.4g}{b:>14.4g}  {'equal' if a == b else ''}".rstrip())
-        of = self.pairs[0]
-        lines += [
-            "",
-            f"minimal pairs, in percent right ({len(of.fields):,} pairs in {len(set(of.paradigms))} paradigms):",
-        ]
-        for forms, by_field in self.differences.items():
-            for side, pairs, form in zip("AB", self.pairs, forms, strict=True):
-                lines.append(f"{side}  {form}: {pairs.accuracy(form).value:.2f}")
-            lines += [shown(by_field["all"]), *verdict(by_field["all"], "model", higher_is_better=True)]
-            lines += [f"  {field}: {shown(of)}" for field, of in by_field.items() if field != "all"] + [""]
-        if len({pairs.objective for pairs in self.pairs}) > 1:
-            lines.append("bits per byte beside pseudo bits per byte, which see both sides: no winner is told by these")
-        for side, text in zip("AB", self.texts, strict=True):
-            name = "bits_per_byte" if "bits_per_byte" in text.figures else "pseudo_bits_per_byte"
-            low_high = " to ".join(f"{bound:.4f}" for bound in text.intervals.get(name, ()))
-            lines.append(f"{side}  {text.labels[name]}: {text.figures[name]:.4f}  {low_high}".rstrip())
-        return "\n".join([*lines, "This is of these two models; other seeds would give others."])
+        lines += [*table(self.findings, bool(self.seeds)), "", *self.notes()]
+        protocols = {test: dict.fromkeys(map(short_hash, of)) for test, of in self.protocols.items()}
+        return "\n".join([*lines, *(f"{test}: protocol {', '.join(of)}" for test, of in protocols.items())])
 
     def as_dict(self) -> dict[str, Any]:
-        differences = [
-            {"forms": forms, **{field: vars(of) for field, of in by_field.items()}}
-            for forms, by_field in self.differences.items()
-        ]
-        protocols = {"minimal_pairs": [of.protocol for of in self.pairs], "texts": [of.protocol for of in self.texts]}
-        accuracies = [{form: vars(of.accuracy(form)) for form in of.right} for of in self.pairs]
-        figures = [of.figures | {"intervals": of.intervals} for of in self.texts]
-        return {"question": "pair", "names": self.names, "costs": self.costs, "minimal_pairs": accuracies} | {
-            "differences": differences,
-            "texts": figures,
-            "protocols": protocols,
-        }
+        findings = [asdict(of) | {"better": of.better, "cells": of.cells()} for of in self.findings]
+        return {"question": "pair", **vars(self), "findings": findings, "heads": HEADS, "notes": self.notes()}
 
 
-def compare_pair(a: str, b: str, blimp: str, most: int | None, data: str | None, split: str) -> PairComparison:
-    """Two runs or models of either objective, by minimal pairs, paired, and by a text.
+def compare_pair(a: str, b: str, asked: Benchmarks, recipes: bool = False, paired: bool = False) -> PairComparison:
+    """Two models of whichever objectives, or with ``recipes`` two groups of runs that differ in the seed alone.
 
     Args:
-        blimp: where the pairs are, as for ``score_pairs``; ``most`` of each paradigm.
-        data: the text, as for ``evaluate``, of the ``split``.
+        a: a run or a model; of recipes a sweep's folder, or a glob of runs.
+        b: likewise.
+        asked: one or more; with a text also its bits per byte, and pseudo bits per byte.
+        paired: take runs of the same seed together.
 
     Raises:
-        Refused: there is no such model, text or pairs.
+        Refused: there is no such model, group, text or test, or it can't compare the two.
     """
+    cautions, seeds, runs = [], None, [[a], [b]]
+    if recipes:
+        groups = [group("A", a), group("B", b)]
+        check_seeds(groups, [of.runs for of in groups], "", paired)
+        seeds = sorted(groups[0].runs), sorted(groups[1].runs)
+        runs = [[str(of.runs[seed]) for seed in sorted(of.runs)] for of in groups]
+        cautions = unfinished(groups)
     for side, name in (("A", a), ("B", b)):
         if Path(name).suffix == ".parquet":
-            raise refuse(side, name, "losses tell nothing about minimal pairs", "name a run or a model")
-    pairs = first, second = score_pairs(a, blimp, most), score_pairs(b, blimp, most)
-    differences = {}
-    for forms in [(one, other) for one in first.right for other in second.right]:
-        gain = 100 * (second.right[forms[1]] - first.right[forms[0]])
-        parts = {"all": np.full(len(gain), True)} | {f: first.fields == f for f in sorted(set(first.fields))}
-        differences[forms] = {name: over_strata(gain[part], first.paradigms[part]) for name, part in parts.items()}
-    texts = tuple(
-        evaluate(name, data, split, pseudo=PSEUDO_SAMPLE if of.objective == "mlm" else None)
-        for name, of in zip((a, b), pairs, strict=True)
-    )
-    if texts[0].protocol["text"] != texts[1].protocol["text"]:
-        raise refuse("B", b, "it was scored on another text than A", "score both on the same with --data and --split")
-    known = [read_json(Path(name).expanduser() / "summary.json") or {} for name in (a, b)]
-    costs = {name: (known[0][name], known[1][name]) for name in COSTS if all(name in summary for summary in known)}
-    return PairComparison((a, b), costs, pairs, differences, texts)
+            raise refuse(side, name, "losses tell nothing about what a model can do", "name a run or a model")
+    places = [locate(side[0]) for side in runs]  # is refused where there is none
+    objectives = trained_for(*places[0]), trained_for(*places[1])
+    with_text = asked.data is not None or all(run for _, run in places)
+    if asked.blimp:
+        read_pairs(asked.blimp, asked.pairs)  # is refused before anything is scored
+    findings, protocols = [], {}
+    for test, ask in _scorers(asked, with_text).items():
+        scored = [[ask(run, of) for run in side] for side, of in zip(runs, objectives, strict=True)]
+        first, second = (side[0] for side in scored)
+        protocols[test] = first.protocol, second.protocol
+        if other := differing(protocols[test]).keys() & SAME.get(test, set()):
+            wrong = f"it was asked another thing than A ({test}: {', '.join(sorted(other)).replace('_', ' ')})"
+            raise refuse("B", b, wrong, "name one text with --data; words need one tokenizer and block size, too")
+        if test != TEXT and not first.items:
+            raise refuse("A", a, f"{test}: too few documents to tell chance from a difference", "give a longer text")
+        if test == TEXT:
+            findings += [_bits(name, scored) for name in BITS if name in first.figures | second.figures]
+        else:
+            for form, part, keys in _parts(first, second):
+                sides = [[of.items[key] for of in side] if key else [] for side, key in zip(scored, keys, strict=True)]
+                findings.append(finding(", ".join(filter(None, (test, form))), part, sides, recipes, paired))
+    return PairComparison((a, b), objectives, seeds, paired, _costs(runs), findings, protocols, cautions)
+
+
+def _scorers(asked: Benchmarks, with_text: bool) -> dict[str, Callable[[str, str | None], Any]]:
+    """Test → what scores a run, given its objective. Those that can find that nothing can be compared come first."""
+    scorers: dict[str, Callable[[str, str | None], Any]] = {}
+    if asked.words:
+        scorers[WORDS] = lambda run, _: evaluate(run, asked.data, asked.split, words=asked.words)
+    if asked.lambada:
+        scorers[LAST_WORDS] = lambda run, _: evaluate(run, asked.lambada, task="lambada")
+    if asked.blimp:
+        scorers[PAIRS] = lambda run, _: score_pairs(run, asked.blimp, asked.pairs)
+    if with_text:
+        sample = {MLM.name: PSEUDO_SAMPLE}
+        scorers[TEXT] = lambda run, objective: evaluate(run, asked.data, asked.split, pseudo=sample.get(objective))
+    return scorers
+
+
+def _costs(runs: list[list[str]]) -> dict[str, tuple[float, float]]:
+    """What was spent on each side's runs, as a mean; nothing where one of them doesn't tell."""
+    known = [[read_json(Path(run).expanduser() / "summary.json") or {} for run in side] for side in runs]
+    shared = [name for name in COSTS if all(name in summary for side in known for summary in side)]
+    return {name: (fmean(of[name] for of in known[0]), fmean(of[name] for of in known[1])) for name in shared}
+
+
+def _bits(name: str, scored: list[list[Evaluation]]) -> Finding:
+    """A figure of the text; a pseudo-likelihood sees both sides of a token, so that no difference is taken."""
+    values = [[of.figures[name] for of in side if name in of.figures] for side in scored]
+    own = [side[0].intervals.get(name, ()) if len(side) == 1 else () for side in scored]
+    return Finding(TEXT, BITS[name], (values[0], values[1]), (own[0], own[1]))
+
+
+def _parts(first: Any, second: Any) -> Iterator[tuple[str | None, str, tuple[Any, Any]]]:
+    """What a test has told: its form and part, for people, and the key in each side's ``items``; None: not there."""
+    if isinstance(first, Evaluation):
+        for name in [name for name in first.labels if name in first.items | second.items]:
+            keys = (name if name in first.items else None, name if name in second.items else None)
+            yield None, first.labels[name], keys
+        return
+    common = [(form, form) for form in first.right if form in second.right]
+    for forms in common or product(first.right, second.right):
+        for field in (None, *sorted(set(first.fields))):
+            form = f"percent right by {' | '.join(dict.fromkeys(forms))}"
+            yield form, field or "mean over paradigms", ((forms[0], field), (forms[1], field))

@@ -85,22 +85,11 @@ def compare_recipes(a: str, b: str, split: str = "validation", paired: bool = Fa
     groups = [group("A", a), group("B", b)]
     figure = f"{PREFIXES[split]}/{_figure(groups, split)}"
     values = [of.figures(figure) for of in groups]
-    few = [
-        Problem(side, of.name, f"{len(v)} finished run(s) with {figure}", "two seeds a side are the least")
-        for side, of, v in zip("AB", groups, values, strict=True)
-        if len(v) < 2
-    ]
-    if few:
-        raise Refused(*few)
-    if paired and values[0].keys() != values[1].keys():
-        seeds = [", ".join(map(str, of)) for of in values]
-        raise refuse("--paired", "", f"A has the seeds {seeds[0]}, B {seeds[1]}", "leave it out, or run the others")
+    check_seeds(groups, values, f" with {figure}", paired)
     first, second = (list(of.values()) for of in values)
     if len({*first}) == len({*second}) == 1:
         raise refuse("A", a, "its runs have one and the same figure, and so have B's", "give runs of other seeds")
-    cautions = [
-        f"{of.name}: {len(of.unfinished)} run(s) did not finish, and are left out" for of in groups if of.unfinished
-    ]
+    cautions = unfinished(groups)
     protocols = [of.protocol(split) for of in groups]
     if all(protocols):  # runs from before protocols were kept have none
         if other := differing(protocols).keys() & {"text", "masking", "limit"}:
@@ -116,6 +105,27 @@ def compare_recipes(a: str, b: str, split: str = "validation", paired: bool = Fa
         seeds_to_tell(first, second, paired),
         cautions,
     )
+
+
+def check_seeds(groups: list[Group], by_seed: list[dict[int, Any]], scored: str, paired: bool) -> None:
+    """Raises Refused where a side has fewer than two seeds, or the sides have others and shall be paired."""
+    few = [
+        Problem(side, of.name, f"{len(v)} finished run(s){scored}", "two seeds a side are the least")
+        for side, of, v in zip("AB", groups, by_seed, strict=True)
+        if len(v) < 2
+    ]
+    if few:
+        raise Refused(*few)
+    if paired and by_seed[0].keys() != by_seed[1].keys():
+        seeds = [", ".join(map(str, sorted(of))) for of in by_seed]
+        raise refuse("--paired", "", f"A has the seeds {seeds[0]}, B {seeds[1]}", "leave it out, or run the others")
+
+
+def unfinished(groups: list[Group]) -> list[str]:
+    """What must be said of runs that came to no end."""
+    return [
+        f"{of.name}: {len(of.unfinished)} run(s) did not finish, and are left out" for of in groups if of.unfinished
+    ]
 
 
 def group(side: str, place: str) -> Group:
@@ -161,7 +171,7 @@ def _figure(groups: list[Group], split: str) -> str:
     limits = {of.settings.get(f"trainer.limit_{PREFIXES[split]}_batches") for of in groups}
     if len(objectives) > 1:
         wrong = f"{' and '.join(sorted(objectives))} losses mean different things"
-        raise refuse("B", groups[1].name, wrong, "compare recipes of one objective")
+        raise refuse("B", groups[1].name, wrong, "give --words or --blimp, which compare what both can do")
     if len({tuple(of.get(name) for name in TEXT_COUNTS) for of in ledgers}) > 1 or len(limits) > 1:
         raise refuse("B", groups[1].name, f"its {split} text is another than A's", "evaluate both on the same text")
     if len({of.get("key") for of in ledgers}) <= 1:

@@ -23,7 +23,6 @@ class Subject:
     """What is scored, and what it was called."""
 
     model: str
-    place: str  # the model's folder, or its id on the Hub
     run: Config | None  # where the model is a run's
     opened: OpenedModel
     data: str | None
@@ -54,7 +53,7 @@ class Subject:
         """The result that has these parts."""
         names = self.model, self.opened.objective.facts.name, self.data, self.split
         result |= {"trained_block_size": self.run and self.run.data.block_size}
-        return Evaluation(*names, made_with=made_with(self.opened.model, self.place), **result)
+        return Evaluation(*names, made_with=made_with(self.opened.model, self.opened.place), **result)
 
 
 @contextmanager
@@ -66,7 +65,7 @@ def opened_subject(
     Raises:
         Refused: there is no such model or text.
     """
-    place, run = locate(model)
+    _, run = locate(model)
     text = data_config(data, split, run and run.data, **text_options)
     opened = open_model(model, objective, strict=False, dataset=text.dataset, **masking)
     key = "train" if data and isinstance(text, TextDataConfig) else split  # of local files any name serves
@@ -74,7 +73,7 @@ def opened_subject(
         corpus = text.build()
         if key not in corpus.keys:
             raise refuse("--split", key, "the data has no such split", nearest(key, list(corpus.keys)))
-        yield Subject(model, place, run, opened, data, split, text, corpus, key)
+        yield Subject(model, run, opened, data, split, text, corpus, key)
     except Refused as error:
         raise (as_typed(error, key) if data else error) from None
 

@@ -24,6 +24,7 @@ class OpenedModel:
     model: Any  # of transformers
     tokenizer: Any
     objective: Any
+    place: str  # the model's folder, or its id on the Hub
 
 
 def locate(name: str) -> tuple[str, Config | None]:
@@ -49,13 +50,12 @@ def locate(name: str) -> tuple[str, Config | None]:
     return name, None
 
 
-def objective_named(model: str) -> str | None:
-    """The objective that the model of this name was trained for; None where it doesn't tell.
+def trained_for(place: str, run: Config | None) -> str | None:
+    """The name of the objective that a model was trained for; None where it tells none. Arguments as from ``locate``.
 
     Raises:
         Refused: there is no such model.
     """
-    place, run = locate(model)
     if run is not None:
         return run.objective.name
     from lightning_lm.inference.loading import objective_of
@@ -82,16 +82,16 @@ def open_model(
     if any(source and not Path(source).exists() for source in (place, dataset)):
         go_offline_if_unreachable()
     strict = strict or run is not None
-    trained_for = objective_named(name) if strict or objective is None else None
-    kinds = {name: OBJECTIVES[name].facts.kind for name in (trained_for, objective) if name is not None}
+    own = trained_for(place, run) if strict or objective is None else None
+    kinds = {name: OBJECTIVES[name].facts.kind for name in (own, objective) if name is not None}
     if strict and len(set(kinds.values())) > 1:
-        facts = OBJECTIVES[trained_for].facts
+        facts = OBJECTIVES[own].facts
         wrong, remedy = (
             f"it is a {facts.kind} language model",
             f"use {facts.command[0]} or evaluate, or name another model",
         )
         raise refuse("model", name, wrong, remedy)
-    if (trained_for or objective) is None:
+    if (own or objective) is None:
         raise refuse("model", name, "it doesn't tell what it was trained for", "give --objective clm or mlm")
 
     import torch
@@ -102,9 +102,7 @@ def open_model(
     logging.set_verbosity_error()  # what matters of a load is logged by lightning_lm.models.loading
     logging.disable_progress_bar()
     tokenizer = load_tokenizer(place)
-    settings = (
-        run.objective if run and objective in (None, run.objective.name) else OBJECTIVES[objective or trained_for]()
-    )
+    settings = run.objective if run and objective in (None, run.objective.name) else OBJECTIVES[objective or own]()
     for option in masking:
         if not hasattr(settings, option):
             wrong = f"a {settings.facts.kind} model has no masks"
@@ -115,7 +113,7 @@ def open_model(
         model.cuda()
     else:
         keep_freed_blocks()
-    return OpenedModel(model, tokenizer, built)
+    return OpenedModel(model, tokenizer, built, place)
 
 
 def data_config(
