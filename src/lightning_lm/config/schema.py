@@ -114,9 +114,6 @@ class HardwareConfig(Settings):
             yield Problem("hardware.precision", "16-mixed", "needs a GPU", "give bf16-mixed or 32-true on a CPU")
         if self.strategy is Strategy.fsdp and self.precision == "16-mixed":
             yield Problem("hardware.precision", "16-mixed", "FSDP2 scales no losses", "give bf16-mixed or 32-true")
-        if self.strategy is Strategy.fsdp and self.compile:
-            remedy = "leave it out, or give hardware.strategy=ddp"
-            yield Problem("hardware.compile", "true", "not tried with hardware.strategy=fsdp", remedy)
 
 
 @dataclass

@@ -20,6 +20,7 @@ from lightning_lm.faults import first_line
 from lightning_lm.files import linked, remove, replacing, zip_damage
 from lightning_lm.interrupts import Interrupted, interrupts
 from lightning_lm.logs import rank
+from lightning_lm.training.agreement import Agreement
 from lightning_lm.training.module import LanguageModel
 from lightning_lm.training.telemetry import stepped
 
@@ -32,14 +33,15 @@ class LastCheckpoint(Checkpoint):
     """``last.ckpt`` at intervals, after each validation, and when a signal asks to stop: between two optimiser steps.
 
     A validation that a signal cuts off is done again, whole, when the run goes on. Of several ranks all stop at the
-    same place, whichever of them has got the signal: one alone would leave the others waiting. Of the interval in
-    minutes, the first rank's clock decides.
+    same place, a step or a batch after one of them has got the signal: one alone would leave the others waiting. Of the
+    interval in minutes, the first rank's clock decides.
 
     The one of the step ``extend_step`` is also kept under another name, with the best one of that time.
     """
 
-    def __init__(self, folder: Path, settings: TrainerConfig, extend_step: int):
+    def __init__(self, folder: Path, settings: TrainerConfig, extend_step: int, agreement: Agreement):
         self.path, self.settings, self.extend_step = folder / LAST, settings, extend_step
+        self.agreement = agreement
         self.saved = time.monotonic()  # when the last checkpoint was written, or this process began
         self.validation_pending = False  # when the checkpoint was written
 
@@ -61,6 +63,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         interrupts.install()  # Lightning has handlers of its own
+        self.agreement.begin(trainer)
         if self.path.exists():  # a kill may have come between the two names
             self._name_for_extending(trainer)
         if self.validation_pending:
@@ -85,7 +88,9 @@ class LastCheckpoint(Checkpoint):
             return  # a save before a validation would skip it on resume
         minutes = settings.checkpoint_every_n_minutes
         due = trainer.is_global_zero and minutes is not None and time.monotonic() - self.saved >= 60 * minutes
-        stops, due = _agreed(trainer, due)
+        if due:
+            self.saved = time.monotonic()  # the answer comes a step later: asked once
+        stops, due = map(int, self.agreement.largest_before(interrupts.received, due))
         every = settings.checkpoint_every_n_steps
         if stops or due or step == self.extend_step or (every and step % every == 0):
             self._save(trainer)
@@ -93,7 +98,9 @@ class LastCheckpoint(Checkpoint):
             raise Interrupted(stops)
 
     def on_validation_batch_start(self, trainer: L.Trainer, pl_module: LanguageModel, *batch: Any) -> None:
-        if trainer.state.fn == "fit" and interrupts.deferred and (number := _agreed(trainer)[0]):
+        if trainer.state.fn != "fit" or not interrupts.deferred:
+            return
+        if number := int(self.agreement.largest_before(interrupts.received, False)[0]):
             for callback in trainer.callbacks:
                 if isinstance(callback, WeightAveraging):
                     callback.on_validation_epoch_end(trainer, pl_module)  # it takes the average out again
@@ -104,7 +111,7 @@ class LastCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         if trainer.state.fn == "fit":
             self._save(trainer)
-            if interrupts.deferred and (number := _agreed(trainer)[0]):
+            if interrupts.deferred and (number := int(self.agreement.largest_now(interrupts.received, False)[0])):
                 raise Interrupted(number)
 
     def _save(self, trainer: L.Trainer) -> None:
@@ -120,15 +127,6 @@ class LastCheckpoint(Checkpoint):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         interrupts.install()
-
-
-def _agreed(trainer: L.Trainer, due: bool = False) -> tuple[int, bool]:
-    """The signal that any rank has got, 0 for none; and whether any of them finds a checkpoint due."""
-    if trainer.world_size == 1:
-        return interrupts.received, due
-    asked = torch.tensor([float(interrupts.received), float(due)], device=trainer.strategy.root_device)
-    received, due_anywhere = trainer.strategy.reduce(asked, reduce_op="max").tolist()
-    return int(received), bool(due_anywhere)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.optim import Optimizer
 
 from lightning_lm.allocator import give_freed_blocks_back, keep_freed_blocks
+from lightning_lm.training.agreement import Agreement
 from lightning_lm.training.module import LanguageModel
 from lightning_lm.training.telemetry import Telemetry, stepped
 
@@ -17,8 +18,8 @@ from lightning_lm.training.telemetry import Telemetry, stepped
 class Budget(Callback):
     """Stops after the last step or when the time is spent; Lightning validates once more when told to stop."""
 
-    def __init__(self, telemetry: Telemetry, max_steps: int, max_minutes: float | None):
-        self.telemetry, self.max_steps, self.max_minutes = telemetry, max_steps, max_minutes
+    def __init__(self, telemetry: Telemetry, max_steps: int, max_minutes: float | None, clocks: Agreement):
+        self.telemetry, self.max_steps, self.max_minutes, self.clocks = telemetry, max_steps, max_minutes, clocks
         self.progress = 0.0  # of the run, 0 to 1, by steps or by time, whichever is ahead
 
     def state_dict(self) -> dict[str, Any]:
@@ -29,6 +30,7 @@ class Budget(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         """A run that was cut off after its end or its early stop has nothing left to train."""
+        self.clocks.begin(trainer)
         if self.max_minutes is None:  # the run may have got a later end
             self.progress = trainer.global_step / self.max_steps
         early = any(c.wait_count >= c.patience for c in trainer.early_stopping_callbacks)
@@ -36,9 +38,9 @@ class Budget(Callback):
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: LanguageModel, optimizer: Optimizer) -> None:
         """With a time budget the learning rate follows the progress: the ranks agree on the clock that is ahead."""
-        share = 0.0 if self.max_minutes is None else self.telemetry.seconds / (60 * self.max_minutes)
-        if share and trainer.world_size > 1:
-            share = float(trainer.strategy.reduce(torch.tensor(share, device=pl_module.device), reduce_op="max"))
+        share = 0.0
+        if self.max_minutes is not None:
+            share = self.clocks.largest_before(self.telemetry.seconds / (60 * self.max_minutes))[0]
         self.progress = min(1.0, max(share, (trainer.global_step + 1) / self.max_steps))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: LanguageModel, outputs, batch, batch_idx: int) -> None:

@@ -35,7 +35,7 @@ class ShardedLanguageModel(LanguageModel):
         if not self.exact_norm:
             return super()._total_norm(gradients).full_tensor()
         squares = super()._total_norm([gradient.to_local() for gradient in gradients]).square()
-        torch.distributed.all_reduce(squares, group=self.device_mesh["data_parallel"].get_group())
+        torch.distributed.all_reduce(squares, group=gradients[0].device_mesh.get_group())
         return squares.sqrt()
 
 

@@ -19,6 +19,7 @@ from lightning_lm.config.schema import Config, HardwareConfig, LoggerConfig
 from lightning_lm.optim.groups import build_optimizer
 from lightning_lm.optim.schema import build_scheduler
 from lightning_lm.runs.tracking import RunFolderLogger, display_name, wandb_logger
+from lightning_lm.training.agreement import Agreement
 from lightning_lm.training.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpointIO
 from lightning_lm.training.components import PROFILED_STEPS, RunComponents, accelerator
 from lightning_lm.training.control import Budget, KeepFreedMemory, StepSeed
@@ -45,7 +46,8 @@ def build_callbacks(cfg: Config, components: RunComponents, run: Path) -> Callba
     """What every run has, and what the axis ``callbacks`` adds: called in this order, checkpoints last."""
     trainer, checkpoints = cfg.trainer, run / "checkpoints"
     telemetry = Telemetry(components.data.plan("train"), cfg.data.block_size, trainer.log_every_n_steps)
-    budget = Budget(telemetry, components.max_steps, trainer.max_minutes)
+    patience = cfg.hardware.hang_timeout
+    budget = Budget(telemetry, components.max_steps, trainer.max_minutes, Agreement(patience))
     callbacks: list[L.Callback] = [StepSeed(cfg.seed), budget, telemetry, Progress(telemetry, budget)]
     if cfg.hardware.precision != "16-mixed":  # there, gradients without numbers are part of scaling the loss
         nonfinite = NonFinite(components.data, trainer.on_nonfinite == "skip", trainer.log_every_n_steps)
@@ -64,7 +66,7 @@ def build_callbacks(cfg: Config, components: RunComponents, run: Path) -> Callba
     extend_step, every = min(steady, components.max_steps - 1), trainer.val_every_n_steps
     if every and extend_step % every and extend_step % telemetry.plan.steps == 0:
         extend_step -= 1  # at an epoch's end nothing is saved but by a validation; an earlier step serves as well
-    last = LastCheckpoint(checkpoints, trainer, extend_step)
+    last = LastCheckpoint(checkpoints, trainer, extend_step, Agreement(patience))
     callbacks += [BestCheckpoint(checkpoints), last]
     if accelerator(cfg.hardware) == "cpu":
         callbacks.append(KeepFreedMemory())
@@ -114,7 +116,7 @@ def build_strategy(hardware: HardwareConfig) -> Strategy | str:
         return "auto"
     if hardware.strategy == "fsdp":
         return ShardedStrategy(hardware.devices * hardware.nodes, timeout=patience)
-    return DDPStrategy(timeout=patience)
+    return DDPStrategy(timeout=patience, broadcast_buffers=False)  # no model's buffers change while it trains
 
 
 def build_trainer(cfg: Config, components: RunComponents, run: Path, callbacks: Callbacks, loggers: list) -> L.Trainer:
@@ -126,7 +128,7 @@ def build_trainer(cfg: Config, components: RunComponents, run: Path, callbacks: 
     if trainer.profiler:
         steps = torch.profiler.schedule(wait=2, warmup=2, active=PROFILED_STEPS - 4)
         profiler = PyTorchProfiler(run / "profile", "trace", schedule=steps, export_to_chrome=True)
-    return L.Trainer(
+    made = L.Trainer(
         default_root_dir=run,
         accelerator=accelerator(hardware),
         devices=hardware.devices,
@@ -149,3 +151,6 @@ def build_trainer(cfg: Config, components: RunComponents, run: Path, callbacks: 
         plugins=[WholeCheckpointIO()],
         profiler=profiler,
     )
+    # It asks before each batch, and waits for the answer, whether the first rank got SIGTERM: LastCheckpoint knows that
+    made.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+    return made
