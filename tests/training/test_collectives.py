@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import compose
-from test_devices import FSDP, assert_same_figures, settings
+from ranks import rank_of_a_job, settings
+from test_devices import FSDP, assert_same_figures
 from torch.multiprocessing import start_processes
 
 from lightning_lm import launch
@@ -30,7 +31,6 @@ FSDP_STEP = {
     "c10d::allreduce_": 1 + QUESTION,
 }
 COMPILED = "hardware.compile=true"
-rank_of_a_job = launch._rank
 
 
 def watched(*arguments):
