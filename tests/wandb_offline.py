@@ -1,5 +1,6 @@
 """Runs that log to W&B offline, read back with W&B's own reader."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 import wandb
 from tiny import part_of
+
+from lightning_lm.figures import COLUMNS
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -86,3 +89,16 @@ def parts(run):
 def only(run):
     (part,) = parts(run)
     return inspect(part)
+
+
+def rows(run):
+    with (run / "metrics.csv").open(encoding="utf-8") as file:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def as_rows(history):
+    """History in the form of ``metrics.csv``: without tables and W&B's own fields, under its step."""
+    known = [
+        {"step": item["trainer/global_step"], **{k: v for k, v in item.items() if k in COLUMNS}} for item in history
+    ]
+    return [row for row in known if len(row) > 1]

@@ -3,9 +3,7 @@
 import csv
 import json
 import math
-import os
 import shlex
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 import wandb
-from conftest import compose, fork_server
+from conftest import compose
 from omegaconf import OmegaConf
-from wandb_offline import fresh_wandb, inspect, no_account, only, parts, settings  # noqa: F401
+from wandb_offline import as_rows, fresh_wandb, inspect, no_account, only, parts, rows, settings  # noqa: F401
 
 from lightning_lm.data.schema import HubDataConfig
 from lightning_lm.errors import Diverged, Refused
@@ -27,19 +25,6 @@ from lightning_lm.training.telemetry import Telemetry
 from lightning_lm.training.trainer import build_loggers
 
 KEY = "0" * 40
-
-
-def rows(run):
-    with (run / "metrics.csv").open(encoding="utf-8") as file:
-        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-
-
-def as_rows(history):
-    """History in the form of ``metrics.csv``: without tables and W&B's own fields, under its step."""
-    known = [
-        {"step": item["trainer/global_step"], **{k: v for k, v in item.items() if k in COLUMNS}} for item in history
-    ]
-    return [row for row in known if len(row) > 1]
 
 
 def summary_of(run):
@@ -286,33 +271,3 @@ def test_tags_fit(dataset, model, tags, tiny_gpt2, text, tmp_path, monkeypatch):
     wandb.finish()
     assert set(experiment.tags) == {"mine", "clm", *tags}
     assert (experiment.name, experiment.group) == ("tiny", "tiny")
-
-
-def killed_after(step, job, environ):
-    """Train in a process group of its own, which is killed, with W&B's service, after a step."""
-    os.setsid()
-    os.environ.clear()
-    os.environ.update({name: value for name, value in environ.items() if "WANDB_SERVICE" not in name})
-    original = Telemetry.on_train_batch_end
-
-    def dying(self, trainer, *args):
-        original(self, trainer, *args)
-        if trainer.global_step == step:
-            os.killpg(0, signal.SIGKILL)
-
-    Telemetry.on_train_batch_end = dying
-    train(job)
-
-
-def test_rows_that_a_kill_kept_from_wandb_are_sent_again(tiny_gpt2, text, tmp_path):
-    """A machine that goes down takes what W&B's service has not written yet."""
-    job = compose(*settings(tiny_gpt2, text, tmp_path / "run", "trainer.max_steps=8", "objective.prompts=[]"))
-    for step in (5, None):
-        process = fork_server().Process(target=killed_after, args=(step, job, dict(os.environ)))
-        process.start()
-        process.join()
-        assert process.exitcode == (-signal.SIGKILL if step else 0)
-    before, after = (as_rows(inspect(part).history) for part in parts(tmp_path / "run"))
-    expected = rows(tmp_path / "run")
-    assert len(before) < 6, "else the kill has taken nothing, and this test shows nothing"
-    assert after == [pytest.approx(row, rel=1e-12) for row in expected]

@@ -58,6 +58,26 @@ class RunFolderLogger(Logger):
         """The run folder's config.yaml has them."""
 
 
+class WandbHistory(WandbLogger):
+    """Rows of W&B's history, each at a place of its own: a step's training, its validation, its test.
+
+    W&B takes no row at an earlier place than its last one. So of the rows that come again when a run goes on, it takes
+    those that it lacks.
+    """
+
+    place = 0
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if step is None:
+            super().log_metrics(metrics)
+            return
+        splits = {name.partition("/")[0] for name in metrics}
+        kind = max((n for n, split in enumerate(SPLITS, 1) if split in splits), default=0)
+        self.place = max((1 + len(SPLITS)) * step + kind, self.place)
+        self.experiment.log({**metrics, "trainer/global_step": step}, step=self.place)
+
+
 def display_name(name: str, run: Path) -> str:
     """What W&B calls a run; a sweep's job has its number and its own settings in it: ``lr_wd_grid/2 lr=0.02 wd=0``."""
     if (run.parent / "sweep.json").exists() and run.name.isdigit():
@@ -103,11 +123,11 @@ def wandb_logger(  # noqa: PLR0913
     tags: list[str],
     config: dict[str, Any],
     require_online: bool = False,
-) -> WandbLogger:
+) -> WandbHistory:
     """A W&B run that a later start with the same id continues; under W&B's own agent the one that it has made.
 
-    Offline, every start writes a part of its own under the same id, which ``wandb sync`` sends in order of time. Steps
-    that were done again after a cut-off are in it twice, at the same ``trainer/global_step``, as are rows sent again.
+    Offline, every start writes a part of its own under the same id, which ``wandb sync`` sends in order of time. There,
+    steps that were done again after a cut-off, and rows sent again, are twice.
 
     Where its server can't be reached, the run is kept offline, unless ``require_online``.
 
@@ -126,7 +146,7 @@ def wandb_logger(  # noqa: PLR0913
                 raise refuse("logger.require_online", True, wrong, "set it to false: the run is then kept offline")
             log.warning("W&B: %s; the run goes on offline", wrong)
             mode = "offline"
-        logger = WandbLogger(
+        logger = WandbHistory(
             project=project,
             entity=entity,
             name=name[:128],  # W&B's limits
