@@ -200,6 +200,28 @@ def test_slips_in_a_models_config(field, reason, text, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("kind", "config", "line"),
+    [
+        ("qwen2", {"num_key_value_heads": 3}, "model=qwen2: its own code fails (The size of tensor a"),
+        ("mpt", {"max_seq_len": 8}, "model=mpt: its own code fails (The size of tensor a (16) must match"),
+        ("xglm", {"max_position_embeddings": 8}, "data.block_size=16: the model has only 8 positions"),
+    ],
+)
+def test_what_only_a_models_own_code_tells(kind, config, line, text, tmp_path):
+    """Before there is a folder, whichever of the passes before training it is that fails."""
+    small = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+    more = [f"model.model_type={kind}", "model.vocab_size=300", "model.name_or_path=null", "data.block_size=16"]
+    job = compose("model=gpt2-tiny", *settings("x", text, tmp_path / "run"), *more, "objective.prompts=[]")
+    known = {"mpt": {"n_layers": 1, "d_model": 32, "n_heads": 2}, "xglm": {"num_layers": 1, "d_model": 32}}
+    job.model.config = known.get(kind, small) | config
+    with pytest.raises(Refused) as refused:
+        start(job, named=True)
+    (problem,) = refused.value.problems
+    assert str(problem).startswith(line), problem
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_runs_folder_stands_for_its_model(reference, text, tmp_path):
     short = ["trainer.max_steps=1", "scheduler.warmup=0", "optimizer.lr=1e-9"]
     start(compose(*settings(reference(), text, tmp_path / "run", *short)), named=True)

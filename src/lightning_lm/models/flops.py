@@ -50,7 +50,8 @@ def training_flops(model: PreTrainedModel, length: int) -> tuple[float, float]:
 
     The layers count at every position of a block of ``length`` tokens, also where only labelled ones need the last.
     """
-    inputs, training = torch.zeros(1, length, dtype=torch.int64, device=model.device), model.training
+    tokens = model.config.get_text_config().vocab_size  # various ones: some models look for what is no padding
+    inputs, training = torch.arange(length, device=model.device).unsqueeze(0) % tokens, model.training
     totals = []
     with torch.compiler.set_stance("force_eager"), sdpa_kernel(SDPBackend.MATH):  # others' products aren't all counted
         for part in (model.eval().base_model, model):

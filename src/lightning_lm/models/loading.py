@@ -188,8 +188,10 @@ def _refusal(setting: str, name_or_path: str | None, part: str, error: Exception
 
 def fit_together(model: nn.Module, tokenizer: PreTrainedTokenizerBase, block_size: int) -> None:
     """Grow the embeddings to the tokenizer's size where they are too small; raises Refused for too long blocks."""
-    rows = model.get_input_embeddings().num_embeddings
-    tokens = vocabulary_size(tokenizer)
+    weight, tokens = getattr(model.get_input_embeddings(), "weight", None), vocabulary_size(tokenizer)
+    if weight is None:
+        raise refuse("model", type(model).__name__, "it has no embedding for each token", "choose another model")
+    rows = len(weight)
     if tokens > rows:
         log.warning("embeddings grow from %d to %d rows, as the tokenizer needs", rows, tokens)
         model.resize_token_embeddings(tokens)

@@ -3,6 +3,9 @@
 import math
 import os
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +20,7 @@ from lightning_lm.data.corpora.corpus import Corpus
 from lightning_lm.data.datamodule import TextDataModule
 from lightning_lm.data.tokenizer_training import train_tokenizer
 from lightning_lm.errors import Refused, refuse
+from lightning_lm.faults import SAYS_NO_MEMORY, innermost
 from lightning_lm.models.flops import training_flops
 from lightning_lm.models.loading import fit_together, layers, load_tokenizer
 from lightning_lm.models.schema import TRAIN
@@ -67,7 +71,8 @@ def build(cfg: Config) -> RunComponents:
     data.prepare_data()
     L.seed_everything(cfg.seed, verbose=False)
     model = build_model(cfg, tokenizer, objective)
-    costs = build_costs(data, model)
+    with failing_in_one_line(cfg, 1):
+        costs = build_costs(data, model)
     components = RunComponents(tokenizer, objective, data, model, costs, total_steps(cfg.trainer, data, costs))
     check_components(cfg, components)
     return components
@@ -143,8 +148,9 @@ def build_data(cfg: Config, corpus: Corpus, tokenizer: Any, objective: Objective
 
 def build_model(cfg: Config, tokenizer: Any, objective: Objective) -> nn.Module:
     model = cfg.model.build(tokenizer, objective.facts.auto_class, cfg.objective.name)
-    fit_together(model, tokenizer, cfg.data.block_size)
-    objective.check_model(model)
+    with failing_in_one_line(cfg, 1):
+        fit_together(model, tokenizer, cfg.data.block_size)
+        objective.check_model(model)
     if cfg.hardware.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if cfg.hardware.compile:  # one graph for all: outside them are the masks, and the hooks of output_head.py
@@ -157,6 +163,28 @@ def build_costs(data: TextDataModule, model: nn.Module) -> Costs:
     labels = data.labels_per_token()
     layers, head = training_flops(model, data.block_size)
     return Costs(labels, layers, head * labels)
+
+
+@contextmanager
+def failing_in_one_line(cfg: Config, blocks: int) -> Iterator[None]:
+    """Turns what a model raises in a pass with some blocks into ``Refused``; in code of one's own a bug stays a bug."""
+    try:
+        yield
+    except IndexError as error:
+        wrong = f"the model fails on blocks of this length, or on the highest token id ({innermost(error)})"
+        raise refuse("data.block_size", cfg.data.block_size, wrong, "lower it, or choose another model") from error
+    except Exception as error:
+        if isinstance(error, MemoryError) or SAYS_NO_MEMORY.search(str(error)):
+            size = cfg.hardware.micro_batch_size or blocks
+            wrong = f"memory is short for a pass with {blocks} blocks ({innermost(error)})"
+            remedy = "lower it, or set hardware.gradient_checkpointing=true"
+            raise refuse("hardware.micro_batch_size", size, wrong, remedy) from error
+        modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+        if not any(name.startswith("transformers.") for name in modules):
+            raise
+        wrong = f"its own code fails ({innermost(error)})"
+        remedy = "correct model.config, or try another data.block_size or model"
+        raise refuse("model", cfg.model.tag, wrong, remedy) from error
 
 
 def total_steps(trainer: TrainerConfig, data: TextDataModule, costs: Costs) -> int:

@@ -14,14 +14,13 @@ import torch
 
 from lightning_lm.config.schema import Config
 from lightning_lm.errors import refuse
-from lightning_lm.faults import SAYS_NO_MEMORY, innermost
 from lightning_lm.logs import rank
 from lightning_lm.models.activations import recomputed
 from lightning_lm.models.loading import vocabulary_size
 from lightning_lm.models.loss import labelled_nll
 from lightning_lm.models.output_head import find_head
 from lightning_lm.runs.folder import read_json, write_json
-from lightning_lm.training.components import RunComponents, accelerator
+from lightning_lm.training.components import RunComponents, accelerator, failing_in_one_line
 
 log = logging.getLogger(__name__)
 PROBED = "probed.json"  # in a sweep's folder: the models, texts and shapes whose probe went well
@@ -72,21 +71,11 @@ def _pass(cfg: Config, model: Any, batch: dict[str, Any]) -> float:
     precision = torch.autocast(device.type, low) if low else nullcontext()
     inputs = {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in batch.items()}
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.compiler.set_stance("force_eager"):
-            with precision, recomputed(model):
+        with failing_in_one_line(cfg, len(inputs["input_ids"])), torch.compiler.set_stance("force_eager"):
+            with torch.random.fork_rng([device] if device.type == "cuda" else []), precision, recomputed(model):
                 nll = labelled_nll(model, find_head(model), inputs).nll
             nll.backward()
             return float(nll.detach())
-    except IndexError as error:
-        wrong = f"the model fails on blocks of this length, or on the highest token id ({innermost(error)})"
-        raise refuse("data.block_size", cfg.data.block_size, wrong, "lower it, or choose another model") from error
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not SAYS_NO_MEMORY.search(str(error)):
-            raise
-        size = cfg.hardware.micro_batch_size or len(inputs["input_ids"])
-        wrong = f"memory is short for a pass with {size} blocks ({innermost(error)})"
-        remedy = "lower it, or set hardware.gradient_checkpointing=true"
-        raise refuse("hardware.micro_batch_size", size, wrong, remedy) from error
     finally:
         model.zero_grad(set_to_none=True)
 
