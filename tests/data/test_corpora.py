@@ -195,7 +195,7 @@ CONTENT = {
     "null.jsonl": (b'{"text": null}', "data.train={}: an empty file"),
     "lines.ndj": (
         b'{"text": "a"}\n',
-        "data.train={}: it looks like JSON lines, and its name doesn't say so",
+        "data.train={}: it looks like JSON, and its name doesn't say so",
     ),
     "paper.pdf": (b"%PDF-1.7 ...", "data.train={}: it is no text of a known kind; give txt, md, csv"),
     "broken.jsonl.zst": (b"\x28\xb5\x2f\xfdxx", "data.train={}: can't be read: "),

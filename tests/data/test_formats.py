@@ -103,6 +103,47 @@ def test_a_column_of_lines_is_refused(tmp_path):
         rows(tmp_path / "a.txt", tmp_path, "body")
 
 
+LONG = json.dumps({"text": "a word " * 2000}).encode()  # longer than what is looked at
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a", LONG, "it looks like JSON"),
+        ("a.data", json.dumps(RECORDS, indent=1).encode(), "it looks like JSON"),
+        ("a.txt", "words".encode("utf-16-le"), "it is full of NUL bytes, as UTF-16 and what is no text are"),
+        ("a.txt", "words".encode("utf-16"), "not UTF-8 at byte 0; convert it, as with iconv"),
+        ("a.rtf", b"{\\rtf1 words}", "it is no text of a known kind"),
+        ("a.txt", b"%PDF-1.7 words", "it is no text of a known kind"),
+        ("a.csv", b"id;text\n1;a\n", "can't be read: its header has ';' where ',' separates columns"),
+        ("a.tsv", b"id,text\n1,a\n", r"can't be read: its header has ',' where '\\t' separates columns"),
+        ("a.csv", b"text,text\n1,a\n", "{path} has several columns of this name; rename them"),
+    ],
+)
+def test_what_is_not_guessed(name, content, reason, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(Refused, match=f": {reason}".format(path=tmp_path / name)):
+        rows(tmp_path / name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "content", "doubt"),
+    [
+        (["a.txt", "b.txt"], LINES, "{}: its lines are taken as text, and look like JSON; name it .jsonl to read"),
+        (["a.md"], LONG, "{}: its lines are taken as text, and look like JSON; name it .jsonl to read"),
+        (["a.html", "b.htm"], b"<p>one\n", "{}: its name has no known suffix, and its lines are taken as text"),
+        (["a.txt", "b.tokens"], b"one {x}\n", None),
+    ],
+)
+def test_what_is_guessed_is_said_once(names, content, doubt, tmp_path, caplog):
+    paths = [tmp_path / name for name in names]
+    for path in paths:
+        path.write_bytes(content)
+    text_corpus({"train": [str(path) for path in paths]}, cache_dir=tmp_path)
+    (said,) = caplog.messages if doubt else [""]
+    assert said.startswith(doubt.format(paths[0]) if doubt else "") and not (caplog.messages and not doubt)
+
+
 def test_every_format_is_tried():
     tried = {f".{kind}" for kind in CONTENTS} | {".parquet", ".arrow", ".feather", ".txt"}
     assert {FORMATS[suffix] for suffix in tried} == set(FORMATS.values())

@@ -1,10 +1,11 @@
 """What a text file is, by its name and its first bytes; and its bytes, whatever compresses them."""
 
 import bz2
+import codecs
 import gzip
 import io
-import json
 import lzma
+import re
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,9 +31,13 @@ FORMATS = {
     ".txt": "lines",
     ".text": "lines",
     ".md": "lines",
+    ".tokens": "lines",  # as WikiText's files have it
+    ".raw": "lines",
 }
 KNOWN = "txt, md, csv, tsv, json, jsonl, parquet or arrow, also compressed by gz, bz2, xz or zst"
-BINARY = (b"%PDF", b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # PDF; ZIP and what is one, such as docx; old Office
+# PDF; ZIP and what is one, such as docx; old Office; RTF
+BINARY = (b"%PDF", b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"{\\rtf")
+RECORDS = re.compile(rb"""\s*\[?\s*\{\s*"[^"]*"\s*:""")  # how JSON lines and lists of objects begin
 HEAD = 4096  # bytes that are looked at
 
 
@@ -65,26 +70,35 @@ def format_of(path: Path) -> str:
 
     Raises ValueError for what is no text, or looks like records under a name that doesn't say so.
     """
-    compressed = {suffix for _, suffixes in COMPRESSIONS.values() for suffix in suffixes}
-    name = path.with_suffix("") if path.suffix.lower() in compressed else path
-    if name.suffix.lower() in FORMATS:
-        return FORMATS[name.suffix.lower()]
+    by_suffix = FORMATS.get(_suffix(path))
+    if by_suffix not in (None, "lines"):
+        return by_suffix
     with open_bytes(path) as file:
         head = file.read(HEAD)
-    if head.startswith(b"PAR1"):
+    if by_suffix is None and head.startswith(b"PAR1"):
         return "parquet"
-    if head.startswith(b"ARROW1"):
+    if by_suffix is None and head.startswith(b"ARROW1"):
         return "arrow"
-    if b"\0" in head or head.startswith(BINARY):
+    if head.startswith(BINARY) or (by_suffix is None and b"\0" in head):
         raise ValueError("it is no text of a known kind")
-    first = head.splitlines()[0] if head else b""
-    if first.startswith(b"{") and _is_record(first):
-        raise ValueError("it looks like JSON lines, and its name doesn't say so")
+    if head.count(0) > len(head) / 5 and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("it is full of NUL bytes, as UTF-16 and what is no text are")
+    if by_suffix is None and RECORDS.match(head):
+        raise ValueError("it looks like JSON, and its name doesn't say so")
     return "lines"
 
 
-def _is_record(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
+def doubt(path: Path) -> str | None:
+    """What speaks against a file that is read as lines of text; None where nothing does."""
+    with open_bytes(path) as file:
+        if RECORDS.match(file.read(HEAD)):
+            return "its lines are taken as text, and look like JSON; name it .jsonl to read its records"
+    if _suffix(path) not in FORMATS:
+        return "its name has no known suffix, and its lines are taken as text"
+    return None
+
+
+def _suffix(path: Path) -> str:
+    """In lower case, without that of a compression."""
+    compressed = {suffix for _, suffixes in COMPRESSIONS.values() for suffix in suffixes}
+    return (path.with_suffix("") if path.suffix.lower() in compressed else path).suffix.lower()

@@ -8,6 +8,7 @@ import json
 import logging
 import lzma
 import os
+import re
 import sys
 import time
 import zlib
@@ -19,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lightning_lm.data.formats import KNOWN, format_of, open_bytes, open_text
+from lightning_lm.data.formats import KNOWN, doubt, format_of, open_bytes, open_text
 from lightning_lm.errors import Problem, Refused, nearest, refuse
 from lightning_lm.files import replacing
 
@@ -66,6 +67,7 @@ def fingerprints(
     known = {} if verify else remembered
     problems: list[Problem] = []
     fresh: dict[str, str] = {}
+    doubts: dict[str, Path] = {}
     hashes: dict[str, list[str]] = {}
     for split, paths in files.items():
         hashes[split] = []
@@ -74,6 +76,8 @@ def fingerprints(
             try:
                 entry = f"{path.resolve()}|{size}|{changed}|{_reader(split, path)[0]}|{column}"
                 digest = known.get(entry) or fresh.get(entry) or examine(split, path, column)
+                if entry not in remembered and has_lines(split, path) and (said := doubt(path)):
+                    doubts.setdefault(said, path)
             except Refused as refused:
                 problems += refused.problems
                 continue
@@ -82,6 +86,8 @@ def fingerprints(
                 fresh[entry] = digest
     if problems:
         raise Refused(*problems)
+    for said, path in doubts.items():
+        log.warning("%s: %s", path, said)
     if fresh:
         _remember(memory, remembered | fresh)
     return hashes
@@ -226,6 +232,8 @@ def read_csv(path: Path, column: str, delimiter: str = ",") -> Iterator[object]:
         header = next(reader, None)
         if header is None:
             return
+        if len(header) == 1 and delimiter not in header[0] and (other := re.search("[;,|\t]", header[0])):
+            raise ValueError(f"its header has {other[0]!r} where {delimiter!r} separates columns")
         place = _column_index(path, column, header)
         for record in filter(None, reader):
             if len(record) != len(header):
@@ -264,10 +272,13 @@ def _within(values: list[Any], column: str, top: str) -> Iterator[object]:
 
 
 def _column_index(path: Path, column: str, columns: list[str], top: str | None = None) -> int:
-    if (top or column) not in columns:
+    name = top or column
+    if name not in columns:
         wrong = f"{path} has the columns {', '.join(columns)}"
         raise refuse("data.text_column", column, wrong, nearest(column, columns))
-    return columns.index(top or column)
+    if columns.count(name) > 1:
+        raise refuse("data.text_column", column, f"{path} has several columns of this name", "rename them")
+    return columns.index(name)
 
 
 Reader = Callable[[Path, str], Iterator[object]]
