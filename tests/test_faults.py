@@ -142,6 +142,20 @@ def broken(folder, name):
             weights = load_file(folder / "model.safetensors")
             weights["transformer.wte.weight"][3] = float("nan")
             save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        case "weights of another model":
+            from safetensors.torch import load_file, save_file
+
+            weights = load_file(folder / "model.safetensors")
+            save_file({f"other.{name}": value for name, value in weights.items()}, folder / "model.safetensors")
+        case "too large":
+            from safetensors.torch import load_file, save_file
+
+            weights = load_file(folder / "model.safetensors")
+            weights["transformer.h.0.mlp.c_fc.weight"] *= 1e30
+            weights["transformer.h.0.mlp.c_proj.weight"] *= 1e30
+            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        case "pointer":
+            (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
         case "config broken":
             (folder / "config.json").write_text("{")
         case "code of its own":
@@ -161,6 +175,9 @@ def broken(folder, name):
     [
         ("weights cut off", "model.name_or_path={}: its weights can't be loaded: "),
         ("weights not finite", "model.name_or_path={}: its weights are not finite: transformer.wte.weight; "),
+        ("weights of another model", "model.name_or_path={}: its checkpoint has none of the model's weights; choose "),
+        ("too large", "model=gpt2: its logits are no finite numbers, though its weights are; choose another check"),
+        ("pointer", "model.name_or_path={}: its weights can't be loaded: model.safetensors is a pointer of Git LFS; "),
         ("config broken", "model.name_or_path={}: no model can be loaded: Expecting property name"),
         ("code of its own", "model.name_or_path={}: no model can be loaded: it comes with code of its own, which is "),
         ("adapter", "model.name_or_path={}: no model can be loaded: it is an adapter without its model; merge it"),

@@ -5,6 +5,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 from test_corpora import refusal, rows
 
 from lightning_lm.data.corpora.hub import hub_corpus
@@ -47,6 +48,49 @@ def test_wrong_names_of_a_dataset(dataset):
     assert refusal(told, validation="train[x:]")[0].startswith("data.splits=train[x:]: ")
 
 
+def test_the_remedy_for_a_dataset_with_one_split_works(dataset):
+    (dataset / "validation.parquet").unlink()
+    (told,) = refusal(hub_corpus, str(dataset), None, None, "text", SPLITS)
+    remedy = "cut it off: data.splits.train='train[:95%]' data.splits.validation='train[95%:]'"
+    assert told == f"data.splits.validation=validation: the dataset has the splits train; {remedy}"
+    cut = {"train": "train[:95%]", "validation": "train[95%:]"}
+    loaded = hub_corpus(str(dataset), None, None, "text", cut)
+    assert [len(rows(loaded, split)) for split in cut] == [19, 1]
+
+
+def write_saved(folder):
+    Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(str(folder))
+
+
+def write_code(folder):
+    folder.mkdir()
+    (folder / "data.py").write_text("raise SystemExit")
+
+
+def write_cut_off(folder):
+    folder.mkdir()
+    pq.write_table(pa.table({"text": ["a"] * 100}), folder / "train.parquet")
+    whole = (folder / "train.parquet").read_bytes()
+    (folder / "train.parquet").write_bytes(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize(
+    ("write", "remedy"),
+    [
+        (lambda folder: folder.mkdir(), "name a folder with files such as train.jsonl and validation.jsonl"),
+        (lambda folder: folder.write_text("a"), "use data=text data.train={}"),
+        (write_saved, "use data=text data.train='{}/**/*.arrow'"),
+        (write_code, "choose one that is data, without code"),
+        (write_cut_off, "check its files: each must be whole, and have the same columns"),
+    ],
+)
+def test_the_remedy_fits_what_is_wrong_with_a_dataset(write, remedy, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    write(tmp_path / "data")
+    (told,) = refusal(hub_corpus, str(tmp_path / "data"), None, None, "text", SPLITS)
+    assert told.startswith(f"data.path={tmp_path}/data: ") and told.endswith(f"; {remedy.format(tmp_path / 'data')}")
+
+
 def test_pinned_revision_asks_nobody(monkeypatch):
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: 1 / 0)
     pinned = hub_corpus("some/data", None, "0" * 40, "text", SPLITS)
@@ -87,4 +131,7 @@ def test_shards_that_disagree_name_the_cause(tmp_path, monkeypatch):
     ):
         (tmp_path / "data" / name).write_text(json.dumps(record) + "\n")
     (told,) = refusal(hub_corpus, str(tmp_path / "data"), None, None, "text", {"train": "train"})
-    assert told.endswith("check its files: each must have the same columns") and "An error occurred" not in told
+    assert (
+        told.endswith("check its files: each must be whole, and have the same columns")
+        and "An error occurred" not in told
+    )

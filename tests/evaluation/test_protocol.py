@@ -9,6 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny import write_gpt2, write_records
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
 
 from lightning_lm import cli
 from lightning_lm.evaluation.scoring import evaluate
@@ -66,6 +70,18 @@ def test_the_protocol_names_what_was_done_and_nothing_else(
         "perplexity",
         "accuracy",
     }
+
+
+def test_tokens_for_unknown_words_are_no_separators(tiny_gpt2: Path, tmp_path: Path):
+    """By hand: four rows of two words, one of them unknown, with what ends a text between them."""
+    words = Tokenizer(WordLevel({"<unk>": 0, "</s>": 1, "known": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()
+    model = shutil.copytree(tiny_gpt2, tmp_path / "model")
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>").save_pretrained(model)
+    (tmp_path / "text.txt").write_text("known other\n" * 4)
+    found = {s: evaluate(model, str(tmp_path / "text.txt"), separator=s, block_size=8) for s in ("eos", "none")}
+    assert found["eos"].tokens == 10 and found["eos"].separators == 3
+    assert found["none"].tokens == 7 and found["none"].separators == 0
 
 
 def test_the_interval_of_accuracy(records: Path, tiny_gpt2: Path):

@@ -15,7 +15,7 @@ from lightning_lm.data.batches import EVALUATION, TRAINING, Batches, Collator, P
 from lightning_lm.data.cache import DEFAULT_CACHE
 from lightning_lm.data.corpora.corpus import Corpus
 from lightning_lm.data.document_windows import Bounds, bounds, evaluation_windows
-from lightning_lm.data.token_stream import TokenStream, tokenize
+from lightning_lm.data.token_stream import TokenStream, count_separators, tokenize
 from lightning_lm.data.windows import BatchPlan, Windows, order
 from lightning_lm.errors import refuse
 
@@ -137,9 +137,10 @@ class TextDataModule(L.LightningDataModule):
 
     def separators_scored(self, split: str) -> int:
         """How many of the tokens that evaluation scores are special ones, which stand for no text."""
-        plan, special = self.plan(split), self.tokenizer.all_special_ids
+        plan = self.plan(split)
         batches = self._batches(split, plan, rank=0)
-        return sum(int(np.isin(batches[0, n]["labels"], special).sum()) for n in range(plan.steps * plan.accumulate))
+        labels = (batches[0, number]["labels"] for number in range(plan.steps * plan.accumulate))
+        return sum(count_separators(part, self.tokenizer) for part in labels)
 
     def train_dataloader(self) -> DataLoader:
         return self._loader("train")

@@ -113,6 +113,16 @@ def begin_token(tokenizer: Any) -> int | None:
     return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
 
 
+def count_separators(tokens: np.ndarray, tokenizer: Any) -> int:
+    """How many of some tokens are special ones, which stand for no text.
+
+    That for unknown text does stand for some, unless it begins or ends a text, too, as GPT-2's.
+    """
+    ends = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id)
+    ids = [number for number in tokenizer.all_special_ids if number != tokenizer.unk_token_id or number in ends]
+    return int(np.isin(tokens, ids).sum())
+
+
 def end_token(tokenizer: Any) -> int:
     for token in (tokenizer.eos_token_id, tokenizer.sep_token_id):
         if token is not None:

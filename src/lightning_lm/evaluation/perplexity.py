@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_lm.data.batches import Batches, Positions
 from lightning_lm.data.document_windows import bounds, evaluation_windows
 from lightning_lm.data.documents import documents
+from lightning_lm.data.token_stream import count_separators
 from lightning_lm.data.windows import BatchPlan, Windows
 from lightning_lm.errors import refuse
 from lightning_lm.evaluation.intervals import intervals
@@ -67,7 +68,7 @@ def score_by_token(
         intervals=intervals(stream, text, of_tokens, "bits_per_byte" in figures),
         unit=text.unit,
         protocol=facts,
-        separators=int(np.isin(stream.tokens[~np.isnan(nll[0])], tokenizer.all_special_ids).sum()),
+        separators=count_separators(stream.tokens[~np.isnan(nll[0])], tokenizer),
         draws=np.nanmean(nll, axis=1).tolist() if draws > 1 else [],
         build_token_losses=partial(token_losses, stream, text, nll[0], tokenizer, facts) if draws == 1 else None,
     )

@@ -45,7 +45,13 @@ def load_tokenizer(place: str) -> PreTrainedTokenizerBase:
 def as_model(error: Refused) -> Refused:
     """The same problems, told to someone who named a model and not the settings of a training run."""
     settings = ("model.tokenizer", "model.name_or_path")
-    return Refused(*(replace(p, setting="model", remedy=MODEL) if p.setting in settings else p for p in error.problems))
+    remedies = {loading.UNREACHABLE: MODEL}
+    return Refused(
+        *(
+            replace(p, setting="model", remedy=remedies.get(p.remedy, p.remedy)) if p.setting in settings else p
+            for p in error.problems
+        )
+    )
 
 
 def objective_of(place: str) -> str | None:

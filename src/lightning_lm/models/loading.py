@@ -144,6 +144,9 @@ def load_model(
         if not parameter.isfinite().all():
             wrong = f"its weights are not finite: {name}"
             raise refuse("model.name_or_path", name_or_path, wrong, "choose another checkpoint")
+    if info["missing_keys"] >= {name for name, _ in model.named_parameters()}:
+        wrong = "its checkpoint has none of the model's weights"
+        raise refuse("model.name_or_path", name_or_path, wrong, "choose another, or set model.pretrained=false")
     if missing := ", ".join(sorted(info["missing_keys"])):
         if trained:
             wrong = f"its checkpoint lacks weights, so that figures would be those of random ones: {missing}"
@@ -181,9 +184,17 @@ def _refusal(setting: str, name_or_path: str | None, part: str, error: Exception
             reason, remedy = "it is an adapter without its model", "merge it into the model, and save that"
         elif (place / "config.yaml").is_file():
             reason, remedy = "it is a run without an export", "finish the run: the command that began it continues it"
+        elif pointer := next((file for file in sorted(place.iterdir()) if file.is_file() and _is_pointer(file)), None):
+            reason, remedy = f"{pointer.name} is a pointer of Git LFS", "fetch the files themselves with git lfs pull"
         else:
             remedy = "check the folder's files, or name one that save_pretrained has written"
     return refuse(setting, name_or_path, f"{part}: {reason}", remedy)
+
+
+def _is_pointer(file: Path) -> bool:
+    """Whether Git has left a note where a large file belongs (specification of Git LFS, version 1)."""
+    with file.open("rb") as content:
+        return content.read(42) == b"version https://git-lfs.github.com/spec/v1"
 
 
 def fit_together(model: nn.Module, tokenizer: PreTrainedTokenizerBase, block_size: int) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 from lightning_lm.data.corpora.corpus import Corpus, content_hash
 from lightning_lm.data.readers import batched, checked
 from lightning_lm.errors import Problem, Refused, nearest, refuse
-from lightning_lm.faults import innermost
+from lightning_lm.faults import innermost, problem_of
 
 log = logging.getLogger(__name__)
+CUT = "cut it off: data.splits.train='train[:95%]' data.splits.validation='train[95%:]'"
 
 
 def hub_corpus(path: str, name: str | None, revision: str | None, text_column: str, splits: dict[str, str]) -> Corpus:
@@ -50,7 +51,9 @@ def _load(path: str, name: str | None, revision: str | None, column: str, splits
             continue
         if theirs not in dataset and re.split(r"[\[+]", theirs)[0] not in dataset:
             wrong = f"the dataset has the splits {', '.join(dataset)}"
-            problems.append(Problem(f"data.splits.{ours}", theirs, wrong, nearest(theirs, list(dataset))))
+            others = [name for name in dataset if ours == "train" or name != splits.get("train")]
+            remedy = nearest(theirs, others) if others else CUT
+            problems.append(Problem(f"data.splits.{ours}", theirs, wrong, remedy))
             continue
         chosen[ours] = dataset[theirs] if theirs in dataset else _load_dataset(path, name, revision, theirs)
         columns = chosen[ours].column_names
@@ -64,7 +67,7 @@ def _load(path: str, name: str | None, revision: str | None, column: str, splits
 
 def _load_dataset(path: str, name: str | None, revision: str | None, split: str | None = None) -> Any:
     """``datasets.load_dataset``, with whatever is wrong with the names as a refusal."""
-    from datasets import exceptions, load_dataset
+    from datasets import load_dataset
     from huggingface_hub.errors import LocalEntryNotFoundError
     from huggingface_hub.utils import httpx  # whichever of its versions is in use
 
@@ -74,17 +77,35 @@ def _load_dataset(path: str, name: str | None, revision: str | None, split: str 
         wrong = "the Hugging Face Hub can't be reached and the dataset isn't in the local cache"
         remedy = "use local files with data=text data.train=… or try experiment=quickstart"
         raise refuse("data.path", path, wrong, remedy) from error
-    except (exceptions.DatasetsError, OSError) as error:  # the Hub's own errors are OSErrors
-        about_revision = str(error).startswith("Revision")
-        setting, value = ("data.revision", revision) if about_revision else ("data.path", path)
-        remedy = "check its files: each must have the same columns" if Path(path).exists() else f"see {path}'s page"
+    except MemoryError:
+        raise
+    except Exception as error:
+        if valid := re.search(r"(?:Available: |configs: )\[(.*?)\]", str(error)):
+            names = re.findall(r"'(.*?)'", valid[1])
+            wrong = f"the dataset has the configurations {', '.join(names)}"
+            remedy = nearest(name, names) if name else "name one of them"
+            raise refuse("data.name", name or "null", wrong, remedy) from error
+        if (problem := problem_of(error, {})) is not None and not isinstance(error, FileNotFoundError):
+            raise Refused(problem) from error
+        setting, value, remedy = "data.path", path, _remedy(path, error)
+        if str(error).startswith("Revision"):
+            setting, value = "data.revision", str(revision)
+        elif split and isinstance(error, ValueError):
+            setting, value, remedy = "data.splits", split, "correct it"
         raise refuse(setting, value, innermost(error), remedy) from error
-    except ValueError as error:
-        valid = re.search(r"(?:Available: |configs: )\[(.*?)\]", str(error))
-        if valid is None:
-            setting, value = ("data.splits", split) if split else ("data.path", path)
-            raise refuse(setting, value, innermost(error), "correct it") from error
-        names = re.findall(r"'(.*?)'", valid[1])
-        wrong = f"the dataset has the configurations {', '.join(names)}"
-        remedy = nearest(name, names) if name else "name one of them"
-        raise refuse("data.name", name or "null", wrong, remedy) from error
+
+
+def _remedy(path: str, error: Exception) -> str:
+    """What to do about a dataset that ``datasets`` can't load."""
+    place = Path(path)
+    if "no longer supported" in str(error):
+        return "choose one that is data, without code"
+    if not place.exists():
+        return f"see {path}'s page"
+    if place.is_file():
+        return f"use data=text data.train={path}"
+    if (place / "dataset_info.json").is_file() or (place / "dataset_dict.json").is_file():  # of save_to_disk
+        return f"use data=text data.train='{place / '**' / '*.arrow'}'"
+    if not any(place.rglob("*.*")):
+        return "name a folder with files such as train.jsonl and validation.jsonl"
+    return "check its files: each must be whole, and have the same columns"
