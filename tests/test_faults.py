@@ -3,6 +3,7 @@
 import errno
 import itertools
 import json
+import shutil
 import subprocess
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from conftest import compose
 from resumable import assert_same, settings
 
+from lightning_lm.cli import main
 from lightning_lm.errors import Fault, Refused
 from lightning_lm.faults import innermost, problem_of, told_in_one_line
 from lightning_lm.launch import start
@@ -185,8 +187,6 @@ def broken(folder, name):
     ],
 )
 def test_a_model_folder_with_one_thing_wrong(name, line, dropping, text, tmp_path, monkeypatch):
-    import shutil
-
     folder = tmp_path / "model"
     shutil.copytree(dropping, folder)
     broken(folder, name)
@@ -198,6 +198,13 @@ def test_a_model_folder_with_one_thing_wrong(name, line, dropping, text, tmp_pat
     (problem,) = refused.value.problems
     assert str(problem).startswith(line.format(folder)) and len(str(problem).splitlines()) == 1
     assert not (tmp_path / "run").exists() and not (folder / "ran").exists()
+
+
+def test_a_command_gets_the_remedy_that_fits_as_well(dropping, text, tmp_path, capsys):
+    shutil.copytree(dropping, tmp_path / "model")
+    broken(tmp_path / "model", "pointer")
+    assert main(["evaluate", str(tmp_path / "model"), "--data", str(text)]) == 2
+    assert capsys.readouterr().err.endswith("; fetch the files themselves with git lfs pull\n")
 
 
 @pytest.mark.parametrize(
