@@ -11,7 +11,7 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # also while 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lightning_lm.config.composition import register, typed
 from lightning_lm.config.explain import check_form, running_job, tell_and_exit_code
@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> float:
         config = typed(cfg)
         folder = Path(HydraConfig.get().runtime.output_dir)  # in a multirun, the job's own
         config.run_dir = str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
-        named = any(text.startswith("run_dir=") for text in HydraConfig.get().overrides.task)
+        named = "${now:" not in OmegaConf.to_container(cfg)["run_dir"]  # the default has the time in it
         return start(config, named) if HydraConfig.get().mode == RunMode.RUN else run_sweep_job(config)
 
 

@@ -33,6 +33,15 @@ def test_command_refuses_in_one_line_and_leaves_nothing(overrides, expected, tmp
         ("--optimizer.lr=0.02", "--optimizer.lr=0.02: no such flag; settings have no dashes: optimizer.lr=0.02"),
         ("~logger", "~logger=: its defaults would stay; choose an option: logger=OPTION"),
         ("hydra.job.chdir=true", "hydra.job.chdir=true: relative paths would lead elsewhere; leave it out"),
+        ("++hydra.job.chdir=true", "hydra.job.chdir=true: relative paths would lead elsewhere; leave it out"),
+        ("hydra.run.dir=mine", "hydra.run.dir=mine: no run would be gone on with there; write run_dir=mine"),
+        ("hydra.sweep.dir=mine", "hydra.sweep.dir=mine: this is a single run; add -m for a sweep, or leave it out"),
+        ("hydra.sweeper.trials=3", "hydra.sweeper.trials=3: this is a single run; add -m"),
+        ("--experiment", "--experiment=: no such flag; settings have no dashes: experiment=VALUE"),
+        ("--experimental-rerun=a.pickle", "--experimental-rerun=a.pickle: it would run what a file holds; a run again"),
+        ("--config-dir=nowhere", "--config-dir=nowhere: no such folder; check the path"),
+        ("--cfg=bogus", "--cfg=: invalid choice: 'bogus' (choose from 'job', 'hydra', 'all'); see python train.py"),
+        ("--package=x", "--package=x: only --cfg shows a part; leave it out, or add --cfg job"),
         (
             "--config-path=run",
             "--config-path=run: a run is composed from conf/; a run again: lightning-lm rerun RUN; a recipe",
@@ -42,7 +51,18 @@ def test_command_refuses_in_one_line_and_leaves_nothing(overrides, expected, tmp
 def test_what_would_do_nothing_or_something_else_is_refused(typed, told, train_py, tmp_path):
     code, out, err = train_py("experiment=quickstart", typed)
     assert (code, out, len(err.splitlines())) == (2, "", 1) and err.startswith(f"error: {told}")
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.name != "outputs"] == []
+
+
+@pytest.mark.parametrize("typed", ["run_dir=mine", "++run_dir=mine", "experiment=named"])
+def test_a_folder_is_named_however_it_is_typed(typed, train_py, tmp_path):
+    """Where nobody names it, a run would get a folder beside this one."""
+    for folder in ("mine", "recipes/experiment"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "mine" / "other.txt").touch()
+    (tmp_path / "recipes" / "experiment" / "named.yaml").write_text("# @package _global_\nrun_dir: mine\n")
+    code, _, err = train_py("--config-dir=recipes", typed, "logger=none")
+    assert (code, err) == (2, "error: run_dir=mine: the folder isn't empty and holds no run; choose a new one\n")
 
 
 def test_broken_recipe_is_named(tmp_path):

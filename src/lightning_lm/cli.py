@@ -168,7 +168,7 @@ def rerun(args: argparse.Namespace) -> None:
     from lightning_lm.runs.settings import config_of
 
     job = changed(config_of(Path(args.model).expanduser()), args.settings)
-    start(job, named=any(text.startswith("run_dir=") for text in args.settings))
+    start(job, named=any(text.lstrip("+").startswith("run_dir=") for text in args.settings))
 
 
 def report(args: argparse.Namespace) -> None:

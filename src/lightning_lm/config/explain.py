@@ -10,8 +10,10 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -19,7 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lightning_lm.config.overrides import diagnose
-from lightning_lm.errors import Died, Problem, Refused
+from lightning_lm.errors import Died, Problem, Refused, refuse
+
+RERUN = "a run again: lightning-lm rerun RUN; a recipe in a folder: --config-dir=FOLDER experiment=NAME"
 
 
 @contextmanager
@@ -29,6 +33,7 @@ def running_job() -> Iterator[None]:
     Alone, a job that was refused or died ends the process; in a multirun it lets the other jobs run.
     """
     try:
+        check_mode(HydraConfig.get())
         yield
     except (Refused, Died) as error:
         code = error.code if isinstance(error, Died) else tell_and_exit_code(error)
@@ -47,23 +52,51 @@ def running_job() -> Iterator[None]:
 
 def check_form(argv: Sequence[str]) -> None:
     """Raises Refused for what Hydra takes from a command line and that would do nothing here, or something else."""
-    args, unknown = get_args_parser().parse_known_args(argv)
+    parser = get_args_parser()
+    parser.allow_abbrev, parser.error = False, _refuse_argument  # type: ignore[method-assign]
+    args, unknown = parser.parse_known_args(argv)
     wrong = []
     for text in unknown:
-        flag, _, value = text.partition("=")
-        wrong.append(Problem(flag, value, "no such flag", f"settings have no dashes: {text.lstrip('-')}"))
+        flag, equals, value = text.partition("=")
+        meant = text.lstrip("-") + ("" if equals else "=VALUE")
+        wrong.append(Problem(flag, value, "no such flag", f"settings have no dashes: {meant}"))
+    if args.experimental_rerun is not None:
+        wrong.append(Problem("--experimental-rerun", args.experimental_rerun, "it would run what a file holds", RERUN))
+    if args.config_dir is not None and not Path(args.config_dir).is_dir():
+        wrong.append(Problem("--config-dir", args.config_dir, "no such folder", "check the path"))
+    if args.package is not None and args.cfg is None:
+        wrong.append(Problem("--package", args.package, "only --cfg shows a part", "leave it out, or add --cfg job"))
     for flag, value in {"--config-path": args.config_path, "--config-name": args.config_name}.items():
         if value is not None:
-            remedy = "a run again: lightning-lm rerun RUN; a recipe in a folder: --config-dir=FOLDER experiment=NAME"
-            wrong.append(Problem(flag, value, "a run is composed from conf/", remedy))
+            wrong.append(Problem(flag, value, "a run is composed from conf/", RERUN))
     for text in args.overrides:
+        name, _, value = text.lstrip("+").partition("=")
         if text.startswith("~") and text[1:].isidentifier():
             wrong.append(Problem(text, "", "its defaults would stay", f"choose an option: {text[1:]}=OPTION"))
-        elif text.removeprefix("+").startswith("hydra.job.chdir=") and not text.lower().endswith("=false"):
-            name, _, value = text.partition("=")
+        elif name == "hydra.job.chdir" and value.lower() != "false":
             wrong.append(Problem(name, value, "relative paths would lead elsewhere", "leave it out"))
+        elif name == "hydra.run.dir":
+            wrong.append(Problem(name, value, "no run would be gone on with there", f"write run_dir={value}"))
     if wrong:
         raise Refused(*wrong)
+
+
+def _refuse_argument(message: str) -> NoReturn:
+    """In place of argparse's page on all arguments."""
+    about = re.fullmatch(r"argument (--[\w-]+)\S*: (.*)", message)
+    flag, wrong = about.groups() if about else ("command", message)
+    raise refuse(flag, "", wrong, "see python train.py --help")
+
+
+def check_mode(hydra: HydraConf) -> None:
+    """Raises Refused for settings of a sweep where there is none."""
+    if hydra.mode == RunMode.RUN:
+        typed = [text.lstrip("+").partition("=") for text in hydra.overrides.hydra]
+        given = [(name, value) for name, _, value in typed if name.startswith(("hydra.sweep.", "hydra.sweeper."))]
+        if given:
+            raise Refused(
+                *(Problem(*pair, "this is a single run", "add -m for a sweep, or leave it out") for pair in given)
+            )
 
 
 def tell_and_exit_code(error: Exception) -> int:
