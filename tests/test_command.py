@@ -34,6 +34,7 @@ def test_command_refuses_in_one_line_and_leaves_nothing(overrides, expected, tmp
         ("~logger", "~logger=: its defaults would stay; choose an option: logger=OPTION"),
         ("hydra.job.chdir=true", "hydra.job.chdir=true: relative paths would lead elsewhere; leave it out"),
         ("++hydra.job.chdir=true", "hydra.job.chdir=true: relative paths would lead elsewhere; leave it out"),
+        ("optimizer=[adamw,muon]", "optimizer=[adamw,muon]: it takes one option; name one; -m lists several"),
         ("hydra.run.dir=mine", "hydra.run.dir=mine: no run would be gone on with there; write run_dir=mine"),
         ("hydra.sweep.dir=mine", "hydra.sweep.dir=mine: this is a single run; add -m for a sweep, or leave it out"),
         ("hydra.sweeper.trials=3", "hydra.sweeper.trials=3: this is a single run; add -m"),

@@ -73,7 +73,7 @@ def _tell_interrupt(run: Path, interrupt: SystemExit) -> None:
 
 
 def silence_warnings() -> None:
-    """Hide what other libraries warn of and what is meant so; called before they are imported."""
+    """Hide other libraries' warnings about what is done here on purpose; called before they are imported."""
     warnings.filterwarnings("ignore", message=".*treespec", module="lightning")  # torch's, about Lightning's own code
     warnings.filterwarnings("ignore", message="Checkpoint directory .* not empty")  # how a run goes on
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint")  # our batches know where they stand

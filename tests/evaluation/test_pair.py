@@ -72,7 +72,7 @@ def test_two_models_are_paired_by_item(runs: Path, pairs: Path, passages: Path):
         assert of.values == ([a.accuracy("log-likelihood").value], [b.accuracy(form).value])
     words = [evaluate(place, words=200) for place in places]
     of = found_by(found, "held-out words", "left side, mean of 1/rank")
-    assert of.values == tuple([one.left_reciprocal_rank] for one in words)
+    assert [value for (value,) in of.values] == pytest.approx([one.left_reciprocal_rank for one in words])
     assert of.difference.value == pytest.approx(words[1].left_reciprocal_rank - words[0].left_reciprocal_rank)
     alone = found_by(found, "held-out words", "both sides, accuracy")
     assert alone.values == ([], [words[1].both_accuracy]) and alone.difference is None and alone.better is None

@@ -83,7 +83,7 @@ def compose(*overrides: str, conf: Path = CONF) -> Config:
 
 @contextmanager
 def hydra_at(conf: Path = CONF) -> Iterator[ConfigLoader]:
-    """Within, Hydra composes from this folder; what it was doing before, as in a job of its own, goes on afterwards."""
+    """Within, Hydra composes from this folder; afterwards its state is what it was before, as within a job."""
     singleton = GlobalHydra.instance()
     before, singleton.hydra = singleton.hydra, None
     try:

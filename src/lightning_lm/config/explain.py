@@ -21,8 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from lightning_lm.config.overrides import diagnose
+from lightning_lm.config.schema import AXES
 from lightning_lm.errors import Died, Problem, Refused, refuse
 
+ONE_OPTION = {*AXES, "trainer", "hardware", "logger"} - {"callbacks"}
 RERUN = "a run again: lightning-lm rerun RUN; a recipe in a folder: --config-dir=FOLDER experiment=NAME"
 
 
@@ -75,6 +77,8 @@ def check_form(argv: Sequence[str]) -> None:
             wrong.append(Problem(text, "", "its defaults would stay", f"choose an option: {text[1:]}=OPTION"))
         elif name == "hydra.job.chdir" and value.lower() != "false":
             wrong.append(Problem(name, value, "relative paths would lead elsewhere", "leave it out"))
+        elif name in ONE_OPTION and value.startswith("["):
+            wrong.append(Problem(name, value, "it takes one option", "name one; -m lists several without brackets"))
         elif name == "hydra.run.dir":
             wrong.append(Problem(name, value, "no run would be gone on with there", f"write run_dir={value}"))
     if wrong:

@@ -69,7 +69,9 @@ def compare_models(a: str, b: str, data: str | None = None, split: str = "test")
             raise refuse("B", b, "other tokens of the text were scored than of A", "score both in the same way")
         unit, sizes = "nats per token", scored[0]
     elif first["masking"]:
-        raise refuse("B", b, "masked models with other tokens predict other things", "compare those of one")
+        raise refuse(
+            "B", b, "masked models with unlike tokenizers predict unlike things", "name two with the same tokenizer"
+        )
     else:
         unit, sizes = "bits per byte", np.array(losses[0].facts["bytes"]) * math.log(2)
     kind, held = losses[0].facts["unit"], sizes > 0

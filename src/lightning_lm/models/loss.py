@@ -114,7 +114,7 @@ class _Gradients:
     def like(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> list[Tensor | None]:
         """The gradients in these tensors' types and shapes: without the tokens that were added to the vocabulary."""
         for_weight = self.weight
-        if len(for_weight) > len(weight):  # else no view: autograd adds a tied embedding's gradient in place to no view
+        if len(for_weight) > len(weight):  # only then: autograd adds a tied embedding's in place, but to no view
             for_weight = for_weight[: len(weight)]
         for_bias = None if bias is None else self.bias[: len(weight)].to(bias.dtype)
         return [self.hidden.to(hidden.dtype), for_weight.to(weight.dtype), for_bias]

@@ -152,7 +152,7 @@ def find_head(model: nn.Module, compiled: bool = False) -> OutputHead:
 
 
 def _probe(model: nn.Module, places: Sequence[nn.Module]) -> OutputHead:
-    """The first that gives the model's own logits, of heads that drop what isn't labelled as early as can be."""
+    """Tries heads, those first that drop unlabelled positions early; returns the first with the model's own logits."""
     ids = torch.arange(8, device=model.device).view(2, 4) % model.config.get_text_config().vocab_size
     batch, everywhere = {"input_ids": ids}, torch.arange(8, device=model.device)
     where = everywhere[[0, 1, 2, 5, 6]]  # more than a block has positions: what cuts to its length would show

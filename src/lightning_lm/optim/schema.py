@@ -101,7 +101,7 @@ class MuonConfig(AdamWConfig):
     lr: float = setting(0.02, positive(", such as 2e-5"))  # of the matrices
     adamw_lr: float = setting(3e-3, positive(", such as 3e-3"))  # of the rest
     momentum: float = setting(0.95, FACTOR)
-    # Matrices [out, in] as the layers use them, fused q, k and v each by itself; false: weights as they are stored
+    # true: each matrix as its layer multiplies by it, fused q, k and v apart; false: weights as they are stored
     layout_aware: bool = setting(True, before=False)
     groups: list[GroupConfig] = setting(
         [

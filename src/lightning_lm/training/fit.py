@@ -106,7 +106,7 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
 
 
 def _write_summary(run: Path, summary: dict[str, Any]) -> None:
-    """Where a run has failed for a disk that can't be written, that is what must be told."""
+    """Of a run that has failed: where this fails, too, as on a full disk, the first error is the one to be shown."""
     try:
         write_json(run / "summary.json", summary)
     except OSError:
