@@ -224,7 +224,7 @@ def test_every_logger(option, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     loggers = training.build_loggers(compose(f"logger={option}"), tmp_path, "abcd1234")
     tracking.finish_wandb({"status": "finished"})
-    more = {"wandb": ["WandbLogger"], "tensorboard": ["TensorBoardLogger"], "none": []}
+    more = {"wandb": ["WandbHistory"], "tensorboard": ["TensorBoardLogger"], "none": []}
     assert [type(logger).__name__ for logger in loggers] == ["RunFolderLogger", *more[option]]
     assert len(list(tmp_path.glob("wandb/offline-run-*-abcd1234"))) == (option == "wandb")
 

@@ -35,10 +35,16 @@ def browser():
         browser.close()
 
 
+def new_page(browser, width=1400, scheme="light"):
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page.set_default_timeout(200_000)  # ms; on a busy machine a page takes its time
+    return page
+
+
 @pytest.fixture(params=[*SIZES, *SLOW_SIZES], ids=lambda size: f"{size[0]} {size[1]}")
 def page(request, browser, address):
     width, scheme = request.param
-    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = new_page(browser, width, scheme)
     errors = []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -100,7 +106,7 @@ def test_everything_can_be_reached_and_does_what_it_says(page):
 
 
 def test_the_legend_switches_a_run_off(browser, address):
-    page = browser.new_page(viewport={"width": 1400, "height": 800})
+    page = new_page(browser)
     page.goto(address)
     page.locator("#curves .legendtoggle").first.click()
     page.wait_for_function("document.getElementById('curves').data.some(t => t.visible === 'legendonly')")

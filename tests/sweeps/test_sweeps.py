@@ -71,7 +71,7 @@ def steps(job: Path) -> list[int]:
 
 def kill_when(process: subprocess.Popen, path: Path) -> None:
     """SIGKILL to the whole command once there is such a file."""
-    for _ in range(1200):
+    for _ in range(6000):  # a busy machine takes minutes
         if path.exists():
             break
         assert process.poll() is None, "it ended before"
