@@ -4,6 +4,7 @@ Library code takes these dataclasses, never a ``DictConfig``; ``Config()`` has w
 set, and checks, stands in the ``schema.py`` of its own package.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import Field, dataclass, field, fields
@@ -20,6 +21,7 @@ from lightning_lm.models.schema import MODELS, ModelConfig, TokenizerKind
 from lightning_lm.objectives.schema import OBJECTIVES, ClmConfig, ObjectiveConfig
 from lightning_lm.optim.schema import OPTIMIZERS, SCHEDULERS, AdamWConfig, OptimizerConfig, SchedulerConfig
 
+MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")  # of W&B, in WANDB_MODE
 PRECISIONS = ["32-true", "bf16-mixed", "bf16-true", "16-mixed"]
 
 # Axis → its options. A new option is a class with ``problems()`` and ``build()``, a row in its axis's table, and a file
@@ -125,14 +127,24 @@ class LoggerConfig(Settings):
     tags: list[str] = setting([], may_change=True)
     require_online: bool = setting(False, may_change=True)  # end where W&B's server can't be reached
 
+    @property
+    def project_in_effect(self) -> str:
+        """W&B's own variables hold where a setting has its default."""
+        of_environment = os.environ.get("WANDB_PROJECT") if self.project == LoggerConfig().project else None
+        return of_environment or self.project
+
     def problems(self) -> Iterator[Problem]:
         if self.name not in ("wandb", "tensorboard", "none"):
             yield Problem("logger.name", self.name, "no such logger", "choose logger=wandb, tensorboard or none")
         elif self.name == "tensorboard" and find_spec("tensorboard") is None:
             remedy = "pip install -c constraints.txt -e '.[tensorboard]'"
             yield Problem("logger", self.name, "TensorBoard isn't installed", remedy)
-        elif self.name == "wandb" and not re.fullmatch(r"[^/\\#?%:]+", self.project):
-            yield Problem("logger.project", repr(self.project), "W&B can't take it", r"give one without / \ # ? % :")
+        elif self.name == "wandb":
+            if not re.fullmatch(r"[^/\\#?%:]+", project := self.project_in_effect):
+                origin = "logger.project" if project == self.project else "WANDB_PROJECT"
+                yield Problem(origin, repr(project), "W&B can't take it", r"give one without / \ # ? % :")
+            if (mode := os.environ.get("WANDB_MODE") or MODES[0]) not in MODES:
+                yield Problem("WANDB_MODE", mode, "no such mode", nearest(mode, list(MODES)))
 
 
 def wikitext2() -> DataConfig:

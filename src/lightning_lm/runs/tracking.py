@@ -154,14 +154,14 @@ def wandb_logger(  # noqa: PLR0913
             tags=[tag[:64] for tag in dict.fromkeys(tags) if tag],
             id=os.environ["WANDB_RUN_ID"] if "WANDB_SWEEP_ID" in os.environ else run_id,
             resume="allow",
-            job_type="train",
+            job_type=os.environ.get("WANDB_JOB_TYPE", "train"),
             save_dir=str(run.absolute()),  # W&B's service may have been started in another folder
             mode=mode,
             config=config,
             settings=wandb.Settings(silent=True),
         )
         experiment = logger.experiment
-    except (wandb.Error, OSError) as error:
+    except (wandb.Error, OSError, ValueError) as error:  # a variable that W&B can't read is a ValueError
         wrong = f"W&B did not start: {' '.join(str(error).split())}"
         raise refuse("logger", "wandb", wrong, "set WANDB_MODE=offline, or use logger=none") from error
     if rank_zero_only.rank == 0 and mode != "disabled":

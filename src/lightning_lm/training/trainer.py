@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
 
 from lightning_lm.config.composition import as_settings
-from lightning_lm.config.schema import Config, HardwareConfig, LoggerConfig
+from lightning_lm.config.schema import Config, HardwareConfig
 from lightning_lm.optim.groups import build_optimizer
 from lightning_lm.optim.schema import build_scheduler
 from lightning_lm.runs.tracking import RunFolderLogger, display_name, wandb_logger
@@ -93,16 +93,16 @@ def build_loggers(cfg: Config, run: Path, run_id: str, killed: bool = False) -> 
         return [RunFolderLogger(run), TensorBoardLogger(run, name="tensorboard", version="", default_hp_metric=False)]
     if cfg.logger.name != "wandb":
         return [RunFolderLogger(run)]
-    logger, environ = cfg.logger, os.environ  # W&B's own variables hold where a setting has its default
-    project = environ.get("WANDB_PROJECT") if logger.project == LoggerConfig().project else None
+    logger, environ = cfg.logger, os.environ
+    tags = logger.tags or environ.get("WANDB_TAGS", "").split(",")
     dashboard = wandb_logger(
         run,
         run_id,
-        project=project or logger.project,
+        project=logger.project_in_effect,
         entity=logger.entity or environ.get("WANDB_ENTITY"),
         name=environ.get("WANDB_NAME") or display_name(cfg.name, run),
         group=logger.group or environ.get("WANDB_RUN_GROUP") or cfg.name,
-        tags=[*cfg.logger.tags, cfg.objective.name, cfg.model.tag, cfg.data.tag],
+        tags=[*tags, cfg.objective.name, cfg.model.tag, cfg.data.tag],
         config=as_settings(cfg),
         require_online=logger.require_online,
     )
