@@ -112,6 +112,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("folders", metavar="FOLDER", type=Path, nargs="+", help="a run's or a sweep's")
     sub.add_argument("--output", metavar="PATH", type=Path, help="default: report.html, in the folder where it is one")
     sub.add_argument("--recipe", metavar="NAME", help="keep the best run's settings as conf/experiment/NAME.yaml")
+    about = "what compare --json has written there of causal and masked runs; see docs/pair.md"
+    sub.add_argument("--comparison", metavar="FILE", type=Path, help=about)
     sub.add_argument("--watch", action="store_true", help="write the page anew while runs are at work")
 
     about = "propose a sweep's next runs: those that tell most about where its best point lies"

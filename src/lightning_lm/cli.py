@@ -177,8 +177,8 @@ def report(args: argparse.Namespace) -> None:
     output = args.output or (args.folders[0] if len(args.folders) == 1 else Path()) / "report.html"
     if args.watch:
         print(f"{output}: written anew every {page.EVERY} s while runs are at work; Ctrl-C ends it", flush=True)
-        page.watch(args.folders, output)
-    print(page.report(args.folders, output, args.recipe))
+        page.watch(args.folders, output, args.comparison)
+    print(page.report(args.folders, output, args.recipe, comparison=args.comparison))
 
 
 COMMANDS = {

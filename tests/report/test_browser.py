@@ -105,6 +105,22 @@ def test_everything_can_be_reached_and_does_what_it_says(page):
     page.get_by_text("map", exact=True).click()
 
 
+def test_curves_of_two_objectives_are_apart(browser, tmp_path):
+    for objective in ("clm", "mlm"):
+        write_run(tmp_path / objective, f"objective={objective}", "model=bert-tiny", loss=3.0)
+    report([tmp_path / "clm", tmp_path / "mlm"], tmp_path / "report.html")
+    page = browser.new_page(viewport={"width": 1400, "height": 800})
+    page.goto((tmp_path / "report.html").as_uri())
+    assert {trace[0] for trace in traces(page)} == {"clm"}
+    page.get_by_text("loss (nats per masked token)", exact=True).click()
+    assert {trace[0] for trace in traces(page)} == {"mlm"}
+    page.get_by_text("learning rate", exact=True).last.click()
+    page.get_by_text("tokens per second", exact=True).click()
+    assert {trace[0] for trace in traces(page)} == {"clm", "mlm"}, "what means the same is drawn together"
+    assert rows(page) == ["clm", "mlm"]
+    page.close()
+
+
 def test_the_legend_switches_a_run_off(browser, address):
     page = new_page(browser)
     page.goto(address)

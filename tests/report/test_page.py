@@ -120,7 +120,7 @@ def test_values_are_shown_as_people_write_them(value, text):
 def test_what_cannot_be_reported(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     clm = write_run(tmp_path / "clm", loss=3.0)
-    mlm = write_run(tmp_path / "mlm", "objective=mlm", "model=bert-tiny", loss=3.0)
+    (tmp_path / "other.json").write_text('{"question": "models"}')
     page = tmp_path / "page.html"
     broken = {"config.yaml": ["a: [", "a: 1"], "summary.json": ["{"]}
     spoilt = []
@@ -131,7 +131,8 @@ def test_what_cannot_be_reported(tmp_path, capsys):
     for arguments, told in [
         ([tmp_path / "empty"], "neither a run nor a sweep"),
         ([tmp_path / "none"], "neither a run nor a sweep"),
-        ([clm, mlm], "clm and mlm losses mean different things"),
+        ([clm, "--comparison", tmp_path / "other.json"], "no comparison of what both sides can do"),
+        ([clm, "--comparison", tmp_path / "none.json"], "no comparison of what both sides can do"),
         ([clm, "--output", tmp_path / "no" / "page.html"], "can't be written"),
         ([clm, "--recipe", "../x"], "no name of a file"),
         ([clm, "--recipe", "quickstart"], "holds another recipe"),

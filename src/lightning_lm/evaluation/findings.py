@@ -36,7 +36,9 @@ class Finding:
     def cells(self) -> list[str]:
         """For people, under ``HEADS``."""
         given = [(of.low, of.high) for of in (self.difference, self.over_items) if of is not None]
-        digits = max((decimals(*of) for of in [*given, *self.intervals] if of and of[1] > of[0]), default=4)
+        spreads = [] if given else [(0.0, 4 * stdev(of)) for of in self.values if len(of) > 1]
+        widths = [of for of in [*given, *self.intervals, *spreads] if of and of[1] > of[0]]
+        digits = max((decimals(*of) for of in widths), default=2)
 
         def shown(interval: Sequence[float], sign: str = "") -> str:
             return "–" if np.isnan(interval).any() else " to ".join(f"{bound:{sign}.{digits}f}" for bound in interval)

@@ -42,6 +42,8 @@ class Benchmarks:
 
 @dataclass(frozen=True)
 class PairComparison:
+    """Two sides, A and B: what was spent on them, and what each can do."""
+
     names: tuple[str, str]
     objectives: tuple[str, str]
     seeds: tuple[list[int], list[int]] | None  # of recipes
@@ -99,9 +101,9 @@ def compare_pair(a: str, b: str, asked: Benchmarks, recipes: bool = False, paire
     for side, name in (("A", a), ("B", b)):
         if Path(name).suffix == ".parquet":
             raise refuse(side, name, "losses tell nothing about what a model can do", "name a run or a model")
-    places = [locate(side[0]) for side in runs]  # is refused where there is none
-    objectives = trained_for(*places[0]), trained_for(*places[1])
-    with_text = asked.data is not None or all(run for _, run in places)
+    places = [[locate(run) for run in side] for side in runs]  # is refused where there is none
+    objectives = trained_for(*places[0][0]), trained_for(*places[1][0])
+    with_text = asked.data is not None or all(side[0][1] for side in places)
     if asked.blimp:
         read_pairs(asked.blimp, asked.pairs)  # is refused before anything is scored
     findings, protocols = [], {}

@@ -58,6 +58,8 @@ def trained_for(place: str, run: Config | None) -> str | None:
     """
     if run is not None:
         return run.objective.name
+    if not Path(place).exists():
+        go_offline_if_unreachable()
     from lightning_lm.inference.loading import objective_of
 
     return objective_of(place)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from lightning_lm.report.comparison import loss_unit
+from lightning_lm.report.comparison import by_objective, loss_unit
 from lightning_lm.report.curves import thinned
 from lightning_lm.report.looks import INKS, LineStyle, line_styles
 from lightning_lm.report.runs import Run
@@ -30,13 +30,15 @@ LOST = ("diverged", "failed")
 
 
 def draw(runs: list[Run]) -> Iterator[tuple[str, Figure]]:
-    """Names of pictures and the pictures; the best run comes first."""
-    unit = loss_unit(runs)
-    with matplotlib.rc_context(STYLE):
-        if any((run.folder / "metrics.csv").exists() for run in runs):
-            yield "loss", loss_curves(runs, unit)
-        if (figure := search(runs, unit)) is not None:
-            yield "search", figure
+    """Names of pictures and the pictures, of each objective by itself; the best run comes first."""
+    objectives = by_objective(runs)
+    for name, of in objectives.items():
+        unit, suffix = loss_unit(of), f"_{name}" * (len(objectives) > 1)
+        with matplotlib.rc_context(STYLE):
+            if any((run.folder / "metrics.csv").exists() for run in of):
+                yield f"loss{suffix}", loss_curves(of, unit)
+            if (figure := search(of, unit)) is not None:
+                yield f"search{suffix}", figure
 
 
 def encoded(figure: Figure, suffix: str) -> bytes:

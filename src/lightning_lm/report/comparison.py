@@ -67,6 +67,12 @@ class Configuration:
         return not self.losses, not self.complete, 0 if self.complete else -len(self.losses), self.mean
 
 
+def by_objective(runs: list[Run]) -> dict[str, list[Run]]:
+    """Objective → its runs; those that have no settings are among the first."""
+    names = list(dict.fromkeys(run.settings["objective.name"] for run in runs if run.settings)) or [""]
+    return {name: [run for run in runs if run.settings.get("objective.name", names[0]) == name] for name in names}
+
+
 def like_with_like(runs: list[Run]) -> dict[str, list[Run]]:
     """What makes runs comparable, for people → the finished runs of one objective, text and length.
 
@@ -152,6 +158,9 @@ def winner(runs: list[Run]) -> Run | None:
 
 def cautions(runs: list[Run]) -> list[str]:
     """What a reader must know before the losses are compared."""
+    if len(objectives := by_objective(runs)) > 1:
+        apart = f"{' and '.join(objectives)} losses mean different things: they are shown apart and not compared."
+        return [apart, *(f"{name}: {sentence}" for name, of in objectives.items() for sentence in cautions(of))]
     sentences = []
     if unended := sum(run.status in ("running", "interrupted", "cut off", "not run") for run in runs):
         sentences.append(f"{unended} of {len(runs)} runs have not ended: what is said here is about the others.")

@@ -10,7 +10,7 @@ from lightning_lm.certainty.region import mesh, region, size
 from lightning_lm.certainty.spread import pooled, within_noise
 from lightning_lm.errors import refuse
 from lightning_lm.report.certainty import Fitted, by_seed, fitted
-from lightning_lm.report.comparison import Configuration, configurations, short_name
+from lightning_lm.report.comparison import Configuration, by_objective, configurations, short_name
 from lightning_lm.report.runs import collect
 from lightning_lm.runs.folder import DONE, job_status, read_json
 
@@ -35,6 +35,9 @@ def propose(folder: Path, count: int) -> str:
     if (folder / "study.db").exists():
         remedy = "give its command again with a higher hydra.sweeper.trials"
         raise refuse("FOLDER", folder, "Optuna draws the next trials of a study", remedy)
+    if len(objectives := by_objective(runs)) > 1:
+        wrong = f"{' and '.join(objectives)} losses mean different things"
+        raise refuse("FOLDER", folder, wrong, "give the folder of a sweep over one objective")
     sets = [c for c in configurations(runs) if c.complete]
     if len(sets) < 2:
         raise refuse(

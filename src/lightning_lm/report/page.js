@@ -33,9 +33,9 @@ function visible(run) {
     && run.label.toLowerCase().includes((value("filter-text") ?? "").toLowerCase());
 }
 
-function traces(names) {
+function traces(names, objective) {
   const over = radio("over"), share = 1 - 10 ** -value("smoothing"), drawn = [], alone = page.runs.length < 2;
-  for (const run of page.runs.filter(visible)) {
+  for (const run of page.runs.filter(run => visible(run) && (!objective || run.objective === objective))) {
     for (const name of names.filter(name => run.curves[name])) {
       const curve = run.curves[name], training = name !== "val/loss", last = curve.values.length - 1;
       const split = names.length < 2 ? "" : training ? "training" : "validation", group = alone ? name : run.name;
@@ -65,9 +65,9 @@ function usual(drawn) {  // so that a steep start or a run that diverged doesn't
 
 function drawCurves() {
   if (!document.getElementById("curves")) return;
-  const figure = radio("figure"), names = figure === "loss" ? ["train/loss", "val/loss"] : [figure];
-  const drawn = traces(names), log = checked("log-y");
-  const range = log || figure !== "loss" ? undefined : usual(drawn);
+  const figure = radio("figure"), [kind, objective] = figure.split(" "), loss = kind === "loss";
+  const drawn = traces(loss ? ["train/loss", "val/loss"] : [figure], objective), log = checked("log-y");
+  const range = log || !loss ? undefined : usual(drawn);
   const axes = {
     xaxis: {title: {text: page.over[radio("over")]}, type: checked("log-x") ? "log" : "linear"},
     yaxis: {title: {text: page.figures[figure]}, type: log ? "log" : "linear", ...(range ? {range} : {autorange: true})},

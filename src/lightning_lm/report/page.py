@@ -4,7 +4,6 @@ import json
 import os
 import shlex
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,34 +11,32 @@ from urllib.parse import quote
 
 from lightning_lm.config.composition import CONF
 from lightning_lm.errors import refuse
-from lightning_lm.figures import SPLITS, labels
-from lightning_lm.objectives.schema import OBJECTIVES
-from lightning_lm.report.certainty import Verdict, verdict
-from lightning_lm.report.comparison import (
-    cautions,
-    configurations,
-    differing,
-    levels,
-    loss_unit,
-    ranked,
-    ranking_label,
-    short_name,
-    winner,
-)
+from lightning_lm.report.comparison import by_objective, configurations, levels, loss_unit, short_name, winner
+from lightning_lm.report.content import content, part
 from lightning_lm.report.looks import INKS, LineStyle, line_styles
 from lightning_lm.report.pruning import rank_correlations
-from lightning_lm.report.runs import STATUSES, Run, collect
+from lightning_lm.report.runs import Run, collect
 from lightning_lm.runs.folder import in_use, read_json, sweep_name, write_text
 from lightning_lm.runs.numbers import brief_name, duration, mean_and_spread, show
-from lightning_lm.runs.protocol import as_line
-from lightning_lm.runs.step_table import StepTable
 
 EVERY = 10  # seconds between two looks at the folders
 FEW = 12  # values of a setting, so that a list of them can be chosen from
 
 
-def report(folders: Sequence[Path], output: Path, recipe_name: str | None = None, conf: Path = CONF) -> str:
+def report(
+    folders: Sequence[Path],
+    output: Path,
+    recipe_name: str | None = None,
+    conf: Path = CONF,
+    comparison: Path | None = None,
+) -> str:
     """Write the page, beside it the pictures in ``report/``, and, where a name is given, the best run as a recipe.
+
+    Args:
+        folders: runs' and sweeps'.
+        output: the page.
+        recipe_name: of the recipe in ``conf``.
+        comparison: a file of ``lightning-lm compare --json``, which the page then shows, too.
 
     Returns:
         What was written, for people.
@@ -47,22 +44,23 @@ def report(folders: Sequence[Path], output: Path, recipe_name: str | None = None
     Raises:
         Refused: there is nothing to compare, or the recipe that was asked for can't be written.
     """
-    runs = collect(folders)
+    runs, beside = collect(folders), comparison and read_comparison(comparison)
     check(output)
     recipe = recipe_name and write_recipe(runs, recipe_name, conf)
-    write_page(runs, output, folders)
+    write_page(runs, output, folders, beside)
     written = f"{output} and {output.parent / 'report'}: {len(runs)} run{'s' * (len(runs) > 1)}"
     return f"{written}\n{os.path.relpath(recipe)}: python train.py experiment={recipe.stem}" if recipe else written
 
 
-def watch(folders: Sequence[Path], output: Path) -> None:
+def watch(folders: Sequence[Path], output: Path, comparison: Path | None = None) -> None:
     """Write the page again and again, which then loads itself again, as long as a run or a sweep is at work."""
     check(output)
+    beside = comparison and read_comparison(comparison)
     while True:
         runs = collect(folders)
         if not (any(run.status == "running" for run in runs) or any(map(in_use, folders))):
             return
-        write_page(runs, output, folders, refresh=EVERY)
+        write_page(runs, output, folders, beside, refresh=EVERY)
         time.sleep(EVERY)
 
 
@@ -83,14 +81,22 @@ def write_recipe(runs: list[Run], name: str, conf: Path) -> Path:
     return recipe.write(run.folder, name, about, conf)
 
 
-def write_page(runs: list[Run], output: Path, folders: Sequence[Path], refresh: int | None = None) -> None:
+def write_page(
+    runs: list[Run],
+    output: Path,
+    folders: Sequence[Path],
+    comparison: dict[str, Any] | None = None,
+    refresh: int | None = None,
+) -> None:
     from jinja2 import Environment, PackageLoader  # with its libraries for pictures a second: only now
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
     from lightning_lm.report import charts
 
-    runs = ranked(runs)
+    objectives = by_objective(runs)
+    parts = [part(of, alone=len(objectives) == 1) for of in objectives.values()]
+    runs = [run for of in parts for run in of["runs"]]
     folder = output.parent / "report"
     folder.mkdir(exist_ok=True)
     for name, figure in charts.draw(runs):
@@ -100,11 +106,11 @@ def write_page(runs: list[Run], output: Path, folders: Sequence[Path], refresh: 
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"show": show, "setting": short_name, "duration": duration, "mean": mean_and_spread}
     looks, _ = line_styles(runs)
-    certainty = verdict(runs) if winner(runs) else Verdict([])
-    shown, data = content(runs), drawn(runs, looks, certainty)
-    shown |= {
+    data = drawn(parts, looks)
+    shown = content(runs) | {
+        "parts": parts,
+        "comparison": comparison,
         "looks": looks,
-        "verdict": certainty,
         "title": ", ".join(map(sweep_name, folders)),
         "folders": shlex.join(os.path.relpath(folder) for folder in folders),
         "correlations": rank_correlations(folders[0]) if len(folders) == 1 else {},
@@ -118,6 +124,19 @@ def write_page(runs: list[Run], output: Path, folders: Sequence[Path], refresh: 
         "refresh": refresh,
     }
     write_text(output, environment.get_template("report.html").render(**shown))
+
+
+def read_comparison(path: Path) -> dict[str, Any]:
+    """What ``lightning-lm compare --json`` has written of what both sides can do.
+
+    Raises:
+        Refused: it is another file.
+    """
+    content = read_json(path) or {}
+    if content.get("question") != "pair":
+        remedy = "write one with lightning-lm compare A B --words 500 --json FILE"
+        raise refuse("--comparison", path, "no comparison of what both sides can do", remedy)
+    return content
 
 
 def is_grid(folders: Sequence[Path]) -> bool:
@@ -137,19 +156,26 @@ def label(run: Run, names: list[str]) -> str:
     return " ".join([run.name, *(f"{brief_name(name)}={show(run.settings.get(name))}" for name in names)])
 
 
-def drawn(runs: list[Run], looks: dict[str, LineStyle], certainty: Verdict) -> dict[str, Any]:
-    """What the page's script draws and filters by."""
+def drawn(parts: list[dict[str, Any]], looks: dict[str, LineStyle]) -> dict[str, Any]:
+    """What the page's script draws and filters by. The search is drawn where there is one objective."""
     from lightning_lm.report.curves import FIGURES, OVER, curves
     from lightning_lm.report.study import pictures
 
-    names = differing(runs)
+    runs = [run for of in parts for run in of["runs"]]
+    names = list(dict.fromkeys(name for of in parts for name in of["names"]))
+    search, losses = {}, {f"loss {of['objective']}": f"loss ({loss_unit(of['runs'])})" for of in parts}
+    if len(parts) == 1:
+        search = pictures(runs, parts[0]["ranking_label"], parts[0]["verdict"])
+        losses = {"loss": losses.popitem()[1]}
+    else:
+        names = ["objective.name", *names]
     few = [name for name in names if len(levels(runs, name)) <= FEW]
-    best = configurations(runs)[0].runs if winner(runs) else []
-    search = pictures(runs, ranking_label(runs), certainty)
+    best = [run for of in parts if of["winner"] for run in of["best"].runs]
     return {
         "runs": [
             {
                 "name": run.name,
+                "objective": run.settings.get("objective.name"),
                 "label": label(run, names),
                 "status": run.status,
                 "best": run in best and len(runs) > 1,
@@ -163,56 +189,7 @@ def drawn(runs: list[Run], looks: dict[str, LineStyle], certainty: Verdict) -> d
         ],
         "filters": [{"name": name, "values": [show(value) for value in levels(runs, name)]} for name in few],
         "search": {title: json.loads(figure.to_json()) for title, figure in search.items()},
-        "figures": {"loss": f"loss ({loss_unit(runs)})"}
-        | {name: name.replace("_", " ") for name in FIGURES if "/" not in name},
+        "figures": losses | {name: name.replace("_", " ") for name in FIGURES if "/" not in name},
         "over": OVER,
         "inks": INKS,
     }
-
-
-def content(runs: list[Run]) -> dict[str, Any]:
-    """What the page's text and tables show."""
-    names = differing(runs)
-    first = next((run for run in ranked(runs) if run.settings), None)
-    shared = {k: v for k, v in (first.settings if first else {}).items() if k not in {*names, "run_dir", "name"}}
-    texts_of = {run.name: texts for run in ranked(runs) if (texts := samples(run))}
-    return {
-        "runs": ranked(runs),
-        "names": names,
-        "figures": figures_of(runs),
-        "configurations": configurations(runs) if "seed" in names else [],
-        "best": configurations(runs)[0],
-        "ranking_label": ranking_label(runs),
-        "winner": (run := winner(runs)),
-        "winners_folder": run and shlex.quote(os.path.relpath(run.folder)),
-        "counts": Counter(run.status for run in sorted(runs, key=lambda run: STATUSES.index(run.status))),
-        "cautions": cautions(runs),
-        "measured": [f"{SPLITS[prefix]} {line}" for prefix in SPLITS for line in protocols(runs, prefix)],
-        "shared": shared,
-        "samples": texts_of,
-        "prompts": list(dict.fromkeys(prompt for texts in texts_of.values() for prompt in texts)),
-        "perplexity": OBJECTIVES[shared.get("objective.name", "clm")].facts.perplexity_label,
-        "commit": (read_json(first.folder / "environment.json") or {}).get("commit") if first else None,
-    }
-
-
-def figures_of(runs: list[Run]) -> list[str]:
-    names = [f"{split}/{name}" for split in SPLITS for name in labels("perplexity")]
-    return [name for name in names if any(name in run.summary for run in runs)]
-
-
-def protocols(runs: list[Run], prefix: str) -> list[str]:
-    """The protocol that all runs share, as a line."""
-    given = {run.summary.get(f"{prefix}/protocol_hash"): run.summary.get(f"{prefix}/protocol") for run in runs}
-    given.pop(None, None)
-    return [as_line(of) for of in given.values()] if len(given) == 1 else []
-
-
-def samples(run: Run) -> dict[str, str]:
-    """Prompt → text, at the best step, else at the last that there are samples of."""
-    rows = StepTable(run.folder / "samples.csv", []).rows()
-    steps = [row["step"] for row in rows]
-    if not steps:
-        return {}
-    step = best if (best := str(run.summary.get("best_step"))) in steps else steps[-1]
-    return {row["prompt"]: row["text"] for row in rows if row["step"] == step}

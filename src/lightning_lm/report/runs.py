@@ -36,7 +36,7 @@ def collect(folders: Sequence[Path]) -> list[Run]:
     """All runs in these folders; each is a run's or a sweep's.
 
     Raises:
-        Refused: a folder is neither, or the runs can't be compared.
+        Refused: a folder is neither, or is damaged.
     """
     settings: dict[Path, dict[str, Any]] = {}  # of each run folder
     problems = []
@@ -54,10 +54,6 @@ def collect(folders: Sequence[Path]) -> list[Run]:
         if not runs:
             problems.append(Problem("FOLDER", folder, "neither a run nor a sweep", "give a folder with config.yaml"))
         settings |= {run.absolute(): of_run for run, of_run in runs.items()}
-    objectives = {of_run["objective.name"] for of_run in settings.values() if "objective.name" in of_run}
-    if len(objectives) > 1:
-        wrong = f"{' and '.join(sorted(objectives))} losses mean different things"
-        problems.append(Problem("FOLDER", " ".join(map(str, folders)), wrong, "report on each objective by itself"))
     if problems:
         raise Refused(*problems)
     above = os.path.commonpath([run.parent for run in settings])

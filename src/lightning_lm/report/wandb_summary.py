@@ -11,7 +11,7 @@ from typing import Any
 from lightning_lm.config.schema import LoggerConfig
 from lightning_lm.errors import Refused
 from lightning_lm.report.comparison import comparable, configurations, differing, ranked, winner
-from lightning_lm.report.page import figures_of
+from lightning_lm.report.content import figures_of
 from lightning_lm.report.runs import Run, collect
 from lightning_lm.runs.folder import sweep_name
 

@@ -16,7 +16,7 @@ def short(value: str) -> str:
 
 def brief_name(setting: str) -> str:
     """A setting's name where there is little room."""
-    return {"optimizer.weight_decay": "wd"}.get(setting, setting.rpartition(".")[2])
+    return {"optimizer.weight_decay": "wd", "objective.name": "objective"}.get(setting, setting.rpartition(".")[2])
 
 
 def brief_settings(settings: dict[str, str]) -> str:

@@ -1,0 +1,75 @@
+"""What the report's page shows as text and tables."""
+
+import os
+import shlex
+from collections import Counter
+from typing import Any
+
+from lightning_lm.figures import SPLITS, labels
+from lightning_lm.objectives.schema import OBJECTIVES
+from lightning_lm.report.certainty import Verdict, verdict
+from lightning_lm.report.comparison import cautions, configurations, differing, ranked, ranking_label, winner
+from lightning_lm.report.runs import STATUSES, Run
+from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.protocol import as_line
+from lightning_lm.runs.step_table import StepTable
+
+
+def part(runs: list[Run], alone: bool) -> dict[str, Any]:
+    """What the page's tables show of the runs of one objective, which has a title where it isn't alone."""
+    names, best = differing(runs), winner(runs)
+    objective = next((run.settings["objective.name"] for run in runs if run.settings), "clm")
+    return {
+        "objective": objective,
+        "title": "" if alone else OBJECTIVES[objective].facts.kind,
+        "facts": OBJECTIVES[objective].facts,
+        "runs": ranked(runs),
+        "names": names,
+        "figures": figures_of(runs),
+        "configurations": configurations(runs) if "seed" in names else [],
+        "best": configurations(runs)[0],
+        "ranking_label": ranking_label(runs),
+        "winner": best,
+        "winners_folder": best and shlex.quote(os.path.relpath(best.folder)),
+        "verdict": verdict(runs) if best else Verdict([]),
+        "measured": [f"{SPLITS[prefix]} {line}" for prefix in SPLITS for line in protocols(runs, prefix)],
+    }
+
+
+def content(runs: list[Run]) -> dict[str, Any]:
+    """What else the page shows of all runs, in this order."""
+    first = next((run for run in runs if run.settings), None)
+    varied = {*differing(runs), "run_dir", "name"}
+    shared = {k: v for k, v in (first.settings if first else {}).items() if k not in varied}
+    texts_of = {run.name: texts for run in runs if (texts := samples(run))}
+    return {
+        "runs": runs,
+        "counts": Counter(run.status for run in sorted(runs, key=lambda run: STATUSES.index(run.status))),
+        "cautions": cautions(runs),
+        "shared": shared,
+        "samples": texts_of,
+        "prompts": list(dict.fromkeys(prompt for texts in texts_of.values() for prompt in texts)),
+        "commit": (read_json(first.folder / "environment.json") or {}).get("commit") if first else None,
+    }
+
+
+def figures_of(runs: list[Run]) -> list[str]:
+    names = [f"{split}/{name}" for split in SPLITS for name in labels("perplexity")]
+    return [name for name in names if any(name in run.summary for run in runs)]
+
+
+def protocols(runs: list[Run], prefix: str) -> list[str]:
+    """The protocol that all runs share, as a line."""
+    given = {run.summary.get(f"{prefix}/protocol_hash"): run.summary.get(f"{prefix}/protocol") for run in runs}
+    given.pop(None, None)
+    return [as_line(of) for of in given.values()] if len(given) == 1 else []
+
+
+def samples(run: Run) -> dict[str, str]:
+    """Prompt → text, at the best step, else at the last that there are samples of."""
+    rows = StepTable(run.folder / "samples.csv", []).rows()
+    steps = [row["step"] for row in rows]
+    if not steps:
+        return {}
+    step = best if (best := str(run.summary.get("best_step"))) in steps else steps[-1]
+    return {row["prompt"]: row["text"] for row in rows if row["step"] == step}
