@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from measure import forget_peak_memory, peak_memory, tell
 
-from lightning_lm.config.composition import compose
+from lightning_lm.config.overrides import compose
 from lightning_lm.config.schema import Config
 from lightning_lm.data.datamodule import TextDataModule
 from lightning_lm.data.windows import Windows

@@ -21,7 +21,8 @@ from hypothesis import settings
 from resumable import settings as run_settings
 from tiny import write_bert, write_gpt2, write_text
 
-from lightning_lm.config.composition import compose, register
+from lightning_lm.config.composition import register
+from lightning_lm.config.overrides import compose
 from lightning_lm.launch import PRELOADED
 
 ROOT = Path(__file__).parents[1]
@@ -138,6 +139,22 @@ def tiny_gpt2(text: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bert(text: Path) -> Path:
     return write_bert(text.parent / "bert", text)
+
+
+@pytest.fixture(scope="session")
+def short_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text(tmp_path_factory.mktemp("short") / "short.txt", lines=40, seed=2)
+
+
+@pytest.fixture(scope="session")
+def exported_runs(tiny_gpt2: Path, tiny_bert: Path, short_text: Path) -> dict[str, Path]:
+    """Run folders as training leaves them, but for the training: the settings and the export."""
+    from run_folders import write_exported_run
+
+    models = {"clm": tiny_gpt2, "mlm": tiny_bert}
+    return {
+        name: write_exported_run(short_text.parent / name, model, name, short_text) for name, model in models.items()
+    }
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,8 @@ import shutil
 
 from omegaconf import OmegaConf
 
-from lightning_lm.config.composition import as_settings, compose
+from lightning_lm.config.composition import as_settings
+from lightning_lm.config.overrides import compose
 from lightning_lm.runs.folder import write_json, write_text
 from lightning_lm.runs.step_table import StepTable
 from lightning_lm.runs.tracking import RunFolderLogger

@@ -7,14 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-import yaml
-from conftest import ROOT
-from run_folders import write_exported_run
-from tiny import write_text
+from commands import call
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-from lightning_lm import cli
 from lightning_lm.data.corpora.text_files import text_corpus
 from lightning_lm.data.schema import DataConfig
 from lightning_lm.data.token_stream import tokenize
@@ -22,94 +17,15 @@ from lightning_lm.data.windows import Windows
 from lightning_lm.errors import refuse
 from lightning_lm.evaluation.perplexity import score as evaluate
 from lightning_lm.hub import push as hub
-from lightning_lm.inference import sources
 from lightning_lm.objectives.clm import Clm
 
 PERPLEXITY = {"clm": "perplexity", "mlm": "masked-token perplexity"}
-
-
-@pytest.fixture(scope="module")
-def short_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_text(tmp_path_factory.mktemp("cli") / "short.txt", lines=40, seed=2)
-
-
-@pytest.fixture(scope="module")
-def runs(
-    tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path, tiny_bert: Path, short_text: Path
-) -> dict[str, Path]:
-    """Run folders as training leaves them: the settings and the export."""
-    models, folder = {"clm": tiny_gpt2, "mlm": tiny_bert}, tmp_path_factory.mktemp("runs")
-    return {name: write_exported_run(folder / name, model, name, short_text) for name, model in models.items()}
 
 
 @pytest.fixture(autouse=True)
 def no_hub(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read from there once it is imported
-
-
-def call(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command."""
-    try:
-        code = cli.main([str(a) for a in arguments])
-    except SystemExit as end:
-        code = end.code
-    told = capsys.readouterr()
-    return code, told.out, told.err
-
-
-# ----------------------------------------------------------------------------------------------------------- generate
-
-
-def test_greedy_generation_is_transformers_own(capsys, tiny_gpt2: Path, runs: dict[str, Path]):
-    tokenizer, model = AutoTokenizer.from_pretrained(tiny_gpt2), AutoModelForCausalLM.from_pretrained(tiny_gpt2)
-    ids = tokenizer("the river", return_tensors="pt")["input_ids"]
-    out = model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.eos_token_id)
-    expected = tokenizer.decode(out[0], skip_special_tokens=True) + "\n"
-    for place in (tiny_gpt2, runs["clm"]):
-        code, stdout, _ = call(capsys, "generate", place, "--prompt", "the river", "--greedy", "--max-new-tokens", 12)
-        assert (code, stdout) == (0, expected)
-
-
-def test_samples_depend_on_the_seed_alone(capsys, tiny_gpt2: Path):
-    sampling = ("--max-new-tokens", 15, "--temperature", 1.5, "--top-k", 0, "--top-p", 0.95)
-    both = call(capsys, "generate", tiny_gpt2, "--prompt", "old", "--prompt", "new", "--num-samples", 2, *sampling)[1]
-    heads = ["=== prompt 1, sample 1 ===\nold", "=== prompt 1, sample 2 ===\nold"]
-    heads += ["=== prompt 2, sample 1 ===\nnew", "=== prompt 2, sample 2 ===\nnew"]
-    places = [both.index(head) for head in heads]
-    assert places == sorted(places) and places[0] == 0
-    alone = call(capsys, "generate", tiny_gpt2, "--prompt", "new", "--seed", 1, *sampling)[1]
-    assert both.endswith(heads[3][:-3] + alone)  # the second sample is that of the next seed
-    assert alone != call(capsys, "generate", tiny_gpt2, "--prompt", "new", "--seed", 2, *sampling)[1]
-
-
-def test_an_empty_prompt_begins_with_the_end_token(capsys, tiny_gpt2: Path):
-    code, stdout, _ = call(capsys, "generate", tiny_gpt2, "--prompt", "", "--max-new-tokens", 5)
-    assert code == 0 and stdout.endswith("\n")
-
-
-# ---------------------------------------------------------------------------------------------------------- fill-mask
-
-
-def test_fill_mask_gives_the_likeliest_tokens(capsys, tiny_bert: Path, runs: dict[str, Path]):
-    tokenizer, model = AutoTokenizer.from_pretrained(tiny_bert), AutoModelForMaskedLM.from_pretrained(tiny_bert)
-    texts = ["the <mask> is old", f"a {tokenizer.mask_token} and <mask> ."]
-    expected = []
-    for text in texts:
-        inputs = tokenizer(text.replace("<mask>", "[MASK]"), return_tensors="pt")
-        with torch.no_grad():
-            logits = model(**inputs).logits[inputs["input_ids"] == tokenizer.mask_token_id]
-        expected.append(text)
-        for row in logits.softmax(-1):
-            top = row.topk(2)
-            expected += [
-                f"{p:.2%} {tokenizer.decode([i])}" for p, i in zip(*map(torch.Tensor.tolist, top), strict=True)
-            ]
-    for place in (tiny_bert, runs["mlm"]):
-        code, stdout, _ = call(capsys, "fill-mask", place, "--text", texts[0], "--text", texts[1], "--top-k", 2)
-        lines = [" ".join(x.split()[-2:]) if "%" in x else x for x in stdout.splitlines()]
-        assert (code, lines) == (0, expected)
-    assert [x.split("  ")[0] for x in stdout.splitlines() if x.startswith("mask")] == ["mask 1", "mask 1", "mask 2"]
 
 
 def test_an_encoder_of_sentences(capsys, tmp_path: Path):
@@ -164,8 +80,8 @@ def test_evaluate_a_model_on_a_file(capsys, monkeypatch, tmp_path: Path, tiny_gp
 
 
 @pytest.mark.parametrize("objective", ["clm", "mlm"])
-def test_evaluate_a_run_on_its_own_data(capsys, runs: dict[str, Path], short_text: Path, objective: str):
-    run = runs[objective]
+def test_evaluate_a_run_on_its_own_data(capsys, exported_runs: dict[str, Path], short_text: Path, objective: str):
+    run = exported_runs[objective]
     for arguments, stride in (((), 47 if objective == "clm" else 48), (("--stride", 20), 20)):
         code, stdout, _ = call(capsys, "evaluate", run, "--split", "validation", "--json", "-", *arguments)
         figures = json.loads(stdout)
@@ -179,33 +95,19 @@ def test_evaluate_a_run_on_its_own_data(capsys, runs: dict[str, Path], short_tex
 
 
 @pytest.mark.parametrize("convention", ["lm-eval", "hf-docs"])
-def test_windows_that_are_longer_than_the_run_s_blocks(capsys, runs: dict[str, Path], convention: str):
-    code, stdout, _ = call(capsys, "evaluate", runs["clm"], "--as", convention)
+def test_windows_that_are_longer_than_the_run_s_blocks(capsys, exported_runs: dict[str, Path], convention: str):
+    code, stdout, _ = call(capsys, "evaluate", exported_runs["clm"], "--as", convention)
     assert code == 0 and "windows of 64 tokens" in stdout
     assert "the run was trained on blocks of 48 tokens, which these windows exceed; --block-size 48 keeps" in stdout
-    code, stdout, _ = call(capsys, "evaluate", runs["clm"], "--as", convention, "--block-size", 48, "--json", "-")
+    code, stdout, _ = call(
+        capsys, "evaluate", exported_runs["clm"], "--as", convention, "--block-size", 48, "--json", "-"
+    )
     assert (code, json.loads(stdout)["trained_block_size"]) == (0, 48) and "exceed" not in stdout
 
 
-def test_evaluate_on_the_text_that_python_carries(capsys, runs: dict[str, Path]):
-    code, stdout, _ = call(capsys, "evaluate", runs["clm"], "--data", "python_docs", "--json", "-")
+def test_evaluate_on_the_text_that_python_carries(capsys, exported_runs: dict[str, Path]):
+    code, stdout, _ = call(capsys, "evaluate", exported_runs["clm"], "--data", "python_docs", "--json", "-")
     assert code == 0 and json.loads(stdout)["bytes"] > 1000
-
-
-def test_wikitext_is_the_one_that_training_uses():
-    for name in ("wikitext2", "wikitext103"):
-        conf = yaml.safe_load((ROOT / "conf" / "data" / f"{name}.yaml").read_text())
-        data = sources.data_config(name, "test", None)
-        assert {key: getattr(data, key) for key in ("path", "name", "revision")} == {
-            key: conf[key] for key in ("path", "name", "revision")
-        }
-        assert data.splits == {"test": "test"}
-
-
-def test_hub_data_by_id():
-    data = sources.data_config("org/name", "dev[:5%]", None, name="en", revision="v1", text_column="body")
-    assert (data.path, data.name, data.revision, data.text_column) == ("org/name", "en", "v1", "body")
-    assert data.splits == {"dev[:5%]": "dev[:5%]"}
 
 
 # --------------------------------------------------------------------------------------------------------------- push
@@ -270,13 +172,25 @@ push HERE --repo x --dry-run                                  | there is no expo
 
 @pytest.mark.parametrize("case", [line for line in REFUSED.splitlines() if line])
 def test_refused(
-    capsys, tmp_path: Path, runs: dict[str, Path], tiny_gpt2: Path, tiny_bert: Path, short_text: Path, case: str
+    capsys,
+    tmp_path: Path,
+    exported_runs: dict[str, Path],
+    tiny_gpt2: Path,
+    tiny_bert: Path,
+    short_text: Path,
+    case: str,
 ):
     typed, _, expected = case.rpartition(" | ")
     unfinished = tmp_path / "unfinished"
     unfinished.mkdir()
-    shutil.copy(runs["clm"] / "config.yaml", unfinished)
-    places = {"CLM": runs["clm"], "MLM": runs["mlm"], "GPT2": tiny_gpt2, "BERT": tiny_bert, "TEXT": short_text}
+    shutil.copy(exported_runs["clm"] / "config.yaml", unfinished)
+    places = {
+        "CLM": exported_runs["clm"],
+        "MLM": exported_runs["mlm"],
+        "GPT2": tiny_gpt2,
+        "BERT": tiny_bert,
+        "TEXT": short_text,
+    }
     (tmp_path / "a.jsonl").write_text('{"text": "a river"}\n')
     places |= {"JSONL": tmp_path / "a.jsonl"}
     places |= {"HERE": tmp_path, "UNFINISHED": unfinished, "LONG": "word " * 60}

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 _MODULES = {
-    "compose": "config.composition",
+    "compose": "config.overrides",
     "Config": "config.schema",
     "Refused": "errors",
     "train": "api",

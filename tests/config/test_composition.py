@@ -3,8 +3,11 @@
 import subprocess
 import sys
 
+import pytest
 from conftest import compose
 from hydra.core.global_hydra import GlobalHydra
+
+from lightning_lm.errors import Refused
 
 JOB = """
 import sys
@@ -26,6 +29,13 @@ def test_compose_works_within_a_job_of_hydras(tmp_path):
     done = subprocess.run([sys.executable, "-c", JOB], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[:3] == ["0.5", "0.02", "quickstart"]
+
+
+def test_what_is_wrong_is_told_as_on_the_command_line():
+    with pytest.raises(Refused) as refused:
+        compose("optimizer=lion", "seed=x", "optimiser.lr=1", "data.splits=[")
+    settings = [problem.setting for problem in refused.value.problems]
+    assert settings == ["optimizer", "data.splits", "seed", "optimiser.lr"]
 
 
 def test_composing_leaves_hydra_as_it_was():

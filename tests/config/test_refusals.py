@@ -111,6 +111,7 @@ optimizer.groups=[{pattern: '('}]  | optimizer.groups[0].pattern=(: no regular |
 scheduler.warmup=-1                | scheduler.warmup=-1.0: out of range      | share
 scheduler.warmup=1.5               | scheduler.warmup=1.5: out of range       | whole number of steps
 scheduler.warmup=50 & trainer.max_steps=20 | scheduler.warmup=50.0: longer than the   | 20 steps at most
+scheduler.decay=0.5                | scheduler.decay=0.5: linear has no such   | scheduler=wsd
 scheduler=wsd & scheduler.decay=inf | scheduler.decay=inf: out of range        | share
 scheduler=wsd & scheduler.decay=0.8 & scheduler.warmup=0.3 | scheduler.decay=0.8:                     | lower one
 trainer.max_epochs=0               | trainer.max_epochs=0: out of range       | 1 or more

@@ -69,7 +69,16 @@ def test_a_setting_that_has_come_since_counts_as_its_default(missing, tmp_path):
 def test_a_new_setting_at_another_value_is_told(tmp_path):
     folder = write(tmp_path / "run", compose(*BASE), without=["trainer.patience", "callbacks"])
     assert refusals(folder, compose(*BASE, "trainer.patience=3")) == ["trainer.patience"]
-    assert "callbacks.ema.decay" in refusals(folder, compose(*BASE, "callbacks=ema"))
+    with pytest.raises(Refused, match=f"^callbacks=ema: {folder} holds a run with none; choose another run_dir$"):
+        same_settings(folder, compose(*BASE, "callbacks=ema"))
+
+
+def test_another_option_is_told_without_its_settings(tmp_path):
+    folder = write(tmp_path / "run", compose(*BASE))
+    (folder / "environment.json").write_text(
+        '{"options": {"optimizer": "adamw", "scheduler": "linear", "callbacks": []}}'
+    )
+    assert refusals(folder, compose(*BASE, "optimizer=muon", "scheduler=wsd")) == ["optimizer", "scheduler"]
 
 
 def test_a_default_that_changes_what_runs_do_says_what_was_before(tmp_path, monkeypatch):

@@ -8,7 +8,6 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
@@ -67,18 +66,6 @@ def list_axes(indent: int) -> str:
                 text, 108, initial_indent=f"{axis:<12}", subsequent_indent=gap, break_on_hyphens=False
             )
     return f"\n{' ' * indent}".join(rows)
-
-
-def compose(*overrides: str, conf: Path = CONF) -> Config:
-    """The configuration that ``train.py`` makes of these overrides.
-
-    Raises:
-        Refused: a value without a default isn't given, or an interpolation leads nowhere.
-        HydraException, OmegaConfBaseException: an override can't be read, or asks for what isn't there.
-    """
-    register()
-    with hydra_at(conf):
-        return typed_job(hydra_compose("config", list(overrides), return_hydra_config=True))
 
 
 @contextmanager

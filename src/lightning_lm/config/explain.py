@@ -1,12 +1,11 @@
 """From an exception to what the user reads: one line for each problem, on stderr, and exit code 2.
 
 A job that is refused raises ``Refused``. Any other exception of a job is a bug, shown with its traceback:
-``running_job`` sets its attribute ``in_job``. Without that it comes from reading the settings.
+``running_job`` sets its attribute ``in_job``. Without that, it is first looked for in what was typed.
 """
 
 import re
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from lightning_lm.config.schema import AXES
 from lightning_lm.errors import Died, Problem, Refused, refuse
 
 ONE_OPTION = {*AXES, "trainer", "hardware", "logger"} - {"callbacks"}
+COMPOSING = (HydraException, OmegaConfBaseException, YAMLError, OSError)  # what Hydra raises of files that are wrong
 RERUN = "a run again: lightning-lm rerun RUN; a recipe in a folder: --config-dir=FOLDER experiment=NAME"
 
 
@@ -120,19 +120,13 @@ def lines(error: Exception, argv: Sequence[str] = ()) -> list[str]:
     """One line for each reason why the command line ``argv`` was refused; none where ``error`` is a bug."""
     if isinstance(error, Refused):
         return [on_one_line(str(problem)) for problem in error.problems]
-    if getattr(error, "in_job", False) or not from_composing(error):
+    if getattr(error, "in_job", False):
         return []
     args = get_args_parser().parse_args(argv)
     wrong = diagnose(args.overrides, args.multirun, Path(args.config_dir) if args.config_dir else None)
-    return [on_one_line(str(problem)) for problem in wrong] or [on_one_line(in_files(error))]
-
-
-def from_composing(error: Exception) -> bool:
-    """Whether Hydra raised it, or what Hydra calls to read files; the sweeper and the launcher may have bugs, too."""
-    if isinstance(error, HydraException | OmegaConfBaseException | YAMLError | OSError):
-        return True
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return bool(frames) and frames[-1].f_globals.get("__name__", "").startswith("hydra")
+    if wrong or not isinstance(error, COMPOSING):
+        return [on_one_line(str(problem)) for problem in wrong]
+    return [on_one_line(in_files(error))]
 
 
 def in_files(error: Exception) -> str:

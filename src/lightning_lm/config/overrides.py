@@ -1,11 +1,11 @@
-"""What is wrong with each override of a command line, and what was perhaps meant."""
+"""From overrides to a configuration, or to what is wrong with each of them, and what was perhaps meant."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
+from hydra import compose as hydra_compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -13,8 +13,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.nodes import BooleanNode, EnumNode, FloatNode, IntegerNode, StringNode
 
-from lightning_lm.config.composition import flat, hydra_at, options, schema_of, typed_job
-from lightning_lm.config.schema import AXES
+from lightning_lm.config.composition import CONF, flat, hydra_at, options, register, schema_of, typed_job
+from lightning_lm.config.schema import AXES, Config
 from lightning_lm.config.validation import problems
 from lightning_lm.errors import Problem, Refused, nearest
 
@@ -29,15 +29,32 @@ KINDS: dict[type, str] = {
 ITEMS = {float: "numbers", str: "texts"}
 
 
-def diagnose(texts: list[str], multirun: bool = False, folder: Path | None = None) -> list[Problem]:
+def compose(*overrides: str, conf: Path = CONF) -> Config:
+    """The configuration that ``train.py`` makes of these overrides.
+
+    Raises:
+        Refused: with all that is wrong with the overrides.
+        HydraException, OmegaConfBaseException: a file in ``conf`` is wrong.
+    """
+    register()
+    try:
+        with hydra_at(conf):
+            return typed_job(hydra_compose("config", list(overrides), return_hydra_config=True))
+    except (HydraException, OmegaConfBaseException) as error:
+        if wrong := diagnose(list(overrides), conf=conf):
+            raise Refused(*wrong) from error
+        raise
+
+
+def diagnose(texts: list[str], multirun: bool = False, folder: Path | None = None, conf: Path = CONF) -> list[Problem]:
     """What is wrong with each override by itself, then with the values of those that are right.
 
-    ``folder`` is the user's own, besides ``conf/`` (Hydra's --config-dir).
+    ``folder`` is the user's own, besides ``conf`` (Hydra's --config-dir).
     """
     wrong: list[Problem] = []
     choices: list[str] = [f"hydra.searchpath=[file://{folder.absolute()}]"] if folder else []
     settings: list[tuple[Override, Any]] = []
-    with hydra_at() as loader:
+    with hydra_at(conf) as loader:
         for text in texts:
             try:
                 override = OverridesParser.create(loader).parse_overrides([text])[0]
@@ -55,7 +72,7 @@ def diagnose(texts: list[str], multirun: bool = False, folder: Path | None = Non
             elif not of_override:
                 settings += [(override, value) for value in values]
         try:
-            cfg = compose("config", choices, return_hydra_config=True)
+            cfg = hydra_compose("config", choices, return_hydra_config=True)
         except (HydraException, OmegaConfBaseException):
             return wrong
         for override, value in settings:

@@ -57,13 +57,13 @@ class Finding:
 def finding(test: str, part: str, sides: Sequence[list[Items]], recipes: bool, paired: bool) -> Finding:
     """How the runs of both sides did at the same items; a side without runs can't do them."""
     values = [[of.estimate.value for of in side] for side in sides]
-    own = [side[0].interval if side and not recipes else () for side in sides]
+    intervals = [side[0].interval if side and not recipes else () for side in sides]
     if not all(sides):
-        return Finding(test, part, (values[0], values[1]), (own[0], own[1]))
+        return Finding(test, part, (values[0], values[1]), (intervals[0], intervals[1]))
     gain = np.subtract(*(np.mean([of.values for of in side], axis=0) for side in reversed(sides)))
     over_items = sides[0][0].mean(gain)
     differences = (over_seeds(*values, paired), over_items) if recipes else (over_items, None)
-    return Finding(test, part, (values[0], values[1]), (own[0], own[1]), *differences)
+    return Finding(test, part, (values[0], values[1]), (intervals[0], intervals[1]), *differences)
 
 
 def table(findings: Sequence[Finding], recipes: bool) -> list[str]:

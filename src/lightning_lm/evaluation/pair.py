@@ -150,8 +150,8 @@ def _costs(runs: list[list[str]]) -> dict[str, tuple[float, float]]:
 def _bits(name: str, scored: list[list[Evaluation]]) -> Finding:
     """A figure of the text; a pseudo-likelihood sees both sides of a token, so that no difference is taken."""
     values = [[of.figures[name] for of in side if name in of.figures] for side in scored]
-    own = [side[0].intervals.get(name, ()) if len(side) == 1 else () for side in scored]
-    return Finding(TEXT, BITS[name], (values[0], values[1]), (own[0], own[1]))
+    intervals = [side[0].intervals.get(name, ()) if len(side) == 1 else () for side in scored]
+    return Finding(TEXT, BITS[name], (values[0], values[1]), (intervals[0], intervals[1]))
 
 
 def _parts(first: Any, second: Any) -> Iterator[tuple[str | None, str, tuple[Any, Any]]]:

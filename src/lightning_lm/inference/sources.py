@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_lm.allocator import keep_freed_blocks
-from lightning_lm.config.composition import CONF, compose
+from lightning_lm.config.composition import CONF
+from lightning_lm.config.overrides import compose
 from lightning_lm.config.schema import Config
 from lightning_lm.constraints import REPOSITORY, looks_local
 from lightning_lm.data.schema import SPLITS, DataConfig, HubDataConfig, Prefix, Separator, TextDataConfig
@@ -84,16 +85,16 @@ def open_model(
     if any(source and not Path(source).exists() for source in (place, dataset)):
         go_offline_if_unreachable()
     strict = strict or run is not None
-    own = trained_for(place, run) if strict or objective is None else None
-    kinds = {name: OBJECTIVES[name].facts.kind for name in (own, objective) if name is not None}
+    trained_objective = trained_for(place, run) if strict or objective is None else None
+    kinds = {name: OBJECTIVES[name].facts.kind for name in (trained_objective, objective) if name is not None}
     if strict and len(set(kinds.values())) > 1:
-        facts = OBJECTIVES[own].facts
+        facts = OBJECTIVES[trained_objective].facts
         wrong, remedy = (
             f"it is a {facts.kind} language model",
             f"use {facts.command[0]} or evaluate, or name another model",
         )
         raise refuse("model", name, wrong, remedy)
-    if (own or objective) is None:
+    if (trained_objective or objective) is None:
         raise refuse("model", name, "it doesn't tell what it was trained for", "give --objective clm or mlm")
 
     import torch
@@ -104,7 +105,11 @@ def open_model(
     logging.set_verbosity_error()  # what matters of a load is logged by lightning_lm.models.loading
     logging.disable_progress_bar()
     tokenizer = load_tokenizer(place)
-    settings = run.objective if run and objective in (None, run.objective.name) else OBJECTIVES[objective or own]()
+    settings = (
+        run.objective
+        if run and objective in (None, run.objective.name)
+        else OBJECTIVES[objective or trained_objective]()
+    )
     for option in masking:
         if not hasattr(settings, option):
             wrong = f"a {settings.facts.kind} model has no masks"

@@ -41,7 +41,7 @@ class Clm(Objective):
     def check_model(self, model: PreTrainedModel) -> None:
         if _sees_the_future(model):
             wrong = f"{model.config.model_type} looks at the tokens that it should predict"
-            raise refuse("objective", "clm", wrong, "set model.config.is_decoder=true, or objective=mlm")
+            raise refuse("objective", self.facts.name, wrong, "set model.config.is_decoder=true, or objective=mlm")
 
     def check_prompts(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         encode_prompts(model, tokenizer, self.prompts, new_tokens=1)

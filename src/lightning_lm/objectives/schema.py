@@ -60,7 +60,7 @@ class MlmConfig(ObjectiveConfig):
         from lightning_lm.objectives.mlm import Mlm
 
         if tokenizer.mask_token_id is None:
-            raise refuse("objective", "mlm", "the tokenizer has no mask token", "choose another model.tokenizer")
+            raise refuse("objective", self.name, "the tokenizer has no mask token", "choose another model.tokenizer")
         size, special = max(tokenizer.get_vocab().values()) + 1, tuple(tokenizer.all_special_ids)
         masking = Masking(self.mlm_probability, self.whole_word, tokenizer.mask_token_id, size, special)
         return Mlm(masking, self.prompts)

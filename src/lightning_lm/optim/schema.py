@@ -57,8 +57,6 @@ class OptimizerConfig(Settings, ABC):
                 if row.optimizer in OPTIMIZERS:
                     remedy += f", or take optimizer={row.optimizer} as the axis's option"
                 yield Problem(f"{name}.optimizer", row.optimizer, "this table can't name it", remedy)
-            elif row.optimizer == "muon" and row.ndim != 2:
-                yield Problem(f"{name}.ndim", row.ndim, "Muon is for matrices only", "give ndim: 2")
             try:
                 re.compile(row.pattern)
             except re.error as error:
@@ -113,6 +111,12 @@ class MuonConfig(AdamWConfig):
     )
     members = ("adamw", "muon")
 
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        for number, row in enumerate(self.groups):
+            if row.optimizer == "muon" and row.ndim != 2:
+                yield Problem(f"optimizer.groups[{number}].ndim", row.ndim, "Muon is for matrices only", "give ndim: 2")
+
     def build(self, groups: dict[str, list[dict[str, Any]]], *, model: "Module", fused: bool) -> "list[Optimizer]":
         from lightning_lm.optim.muon import Muon, layouts
 
@@ -143,6 +147,10 @@ class SchedulerConfig(Settings):
 
     def problems(self) -> Iterator[Problem]:
         phases = self.phases
+        if self.name != "wsd" and self.decay != SchedulerConfig().decay:
+            yield Problem(
+                "scheduler.decay", self.decay, f"{self.name} has no such phase", "leave it out, or give scheduler=wsd"
+            )
         if len(phases) > 1 and max(phases.values()) < 1 < sum(phases.values()):
             wrong = f"together with scheduler.warmup={self.warmup} longer than the run"
             yield Problem("scheduler.decay", self.decay, wrong, "lower one of the two")

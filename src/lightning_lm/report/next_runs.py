@@ -76,9 +76,10 @@ def further_seeds(sets: list[Configuration], search: list[dict[str, str]], count
     seeds = {id(c): sorted(c.seeds) for c in sets}
     proposals = []
     for _ in range(count):
-        c = min(sets[:count], key=lambda c: len(seeds[id(c)]))
-        seeds[id(c)].append(max(seeds[id(c)]) + 1)
-        proposals.append(Proposal(job(c, search) | {"seed": str(seeds[id(c)][-1])}, "another seed: noise is the limit"))
+        fewest = min(sets[:count], key=lambda c: len(seeds[id(c)]))
+        seed = max(seeds[id(fewest)]) + 1
+        seeds[id(fewest)].append(seed)
+        proposals.append(Proposal(job(fewest, search) | {"seed": str(seed)}, "another seed: noise is the limit"))
     return proposals
 
 

@@ -1,21 +1,24 @@
 """A run's settings as a recipe: ``conf/experiment/NAME.yaml``, a small diff over the defaults."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
 from omegaconf import OmegaConf
 
-from lightning_lm.config.composition import CONF, as_settings, compose, hydra_at, options, register
+from lightning_lm.config.composition import CONF, as_settings, hydra_at, options, register
+from lightning_lm.config.overrides import compose
+from lightning_lm.config.schema import Config
 from lightning_lm.errors import refuse
 from lightning_lm.runs.folder import write_text
 from lightning_lm.runs.settings import config_of
 
-AXES = ("model", "data", "objective", "optimizer", "scheduler", "trainer", "hardware", "logger", "callbacks")
 NAMED = ("model", "data", "objective")  # always, as in the recipes that are shipped
 NEW = {"name", "run_dir"}  # a recipe's runs have their own
+AXES = [row.name for row in fields(Config) if row.name not in NEW | {"seed"}]
 SEVERAL = "several"
-Settings = dict[str, Any]
+Values = dict[str, Any]
 
 
 def write(run: Path, name: str, about: str, conf: Path = CONF) -> Path:
@@ -42,11 +45,11 @@ def write(run: Path, name: str, about: str, conf: Path = CONF) -> Path:
     raise refuse("--recipe", name, f"conf/ has changed since {run} was made", "check out the run's commit")
 
 
-def as_yaml(settings: Settings, name: str, conf: Path) -> str:
+def as_yaml(settings: Values, name: str, conf: Path) -> str:
     """For each axis the option that is nearest to the settings, and the values that still differ."""
     defaults, by_option = settings_by_option(conf)
     chosen: dict[str, str] = {}
-    values: Settings = {"name": name} | ({"seed": settings["seed"]} if settings["seed"] else {})
+    values: Values = {"name": name} | ({"seed": settings["seed"]} if settings["seed"] else {})
     if len(settings["callbacks"]) > 1:  # a run may have several options of this axis
         several = {name: part for of_option in by_option["callbacks"].values() for name, part in of_option.items()}
         by_option["callbacks"] = {SEVERAL: {name: several[name] for name in settings["callbacks"] if name in several}}
@@ -69,7 +72,7 @@ def as_yaml(settings: Settings, name: str, conf: Path) -> str:
     return OmegaConf.to_yaml({"defaults": listed}) + "\n" + OmegaConf.to_yaml(values)
 
 
-def settings_by_option(conf: Path) -> tuple[dict[str, str], dict[str, dict[str, Settings]]]:
+def settings_by_option(conf: Path) -> tuple[dict[str, str], dict[str, dict[str, Values]]]:
     """Each axis's default option; and of each axis, option → its settings, the default first.
 
     An axis knows nothing of the others, so an option of each is composed at a time.
@@ -78,7 +81,7 @@ def settings_by_option(conf: Path) -> tuple[dict[str, str], dict[str, dict[str, 
     with hydra_at(conf) as loader:
         defaults = OmegaConf.to_container(hydra_compose("config", return_hydra_config=True).hydra.runtime.choices)
         names = {axis: sorted(options(loader, axis), key=lambda option: option != defaults[axis]) for axis in AXES}
-    by_option: dict[str, dict[str, Settings]] = {axis: {} for axis in AXES}
+    by_option: dict[str, dict[str, Values]] = {axis: {} for axis in AXES}
     for number in range(max(map(len, names.values()))):
         choice = {axis: of_axis[number] for axis, of_axis in names.items() if number < len(of_axis)}
         composed = as_settings(compose(*(f"{axis}={option}" for axis, option in choice.items()), conf=conf))
@@ -87,11 +90,11 @@ def settings_by_option(conf: Path) -> tuple[dict[str, str], dict[str, dict[str, 
     return defaults, by_option
 
 
-def difference(settings: Settings, base: Settings) -> Settings | None:
+def difference(settings: Values, base: Values) -> Values | None:
     """The values that turn ``base`` into the settings; None where something would have to be taken away."""
     if base.keys() - settings.keys():
         return None
-    changes: Settings = {}
+    changes: Values = {}
     for key, value in settings.items():
         if isinstance(value, dict) and isinstance(base.get(key), dict):
             inner = difference(value, base[key])
@@ -103,10 +106,10 @@ def difference(settings: Settings, base: Settings) -> Settings | None:
     return changes
 
 
-def count(settings: Settings) -> int:
+def count(settings: Values) -> int:
     """The number of values."""
     return sum(count(value) if isinstance(value, dict) else 1 for value in settings.values())
 
 
-def without(names: set[str], settings: Settings) -> Settings:
+def without(names: set[str], settings: Values) -> Values:
     return {name: value for name, value in settings.items() if name not in names}

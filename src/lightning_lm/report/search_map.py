@@ -43,22 +43,23 @@ def scale_of(values: list[float], reach: float) -> Normalize:
 def heatmap(axes: Axes, runs: list[Run], sets: list[Configuration], names: list[str], unit: str) -> None:
     across, down = levels(runs, names[0]), levels(runs, names[1])[::-1]
     cells: dict[tuple[str, str], Configuration] = {}
-    for c in sets:  # best first: other settings that vary are at their best
-        cells.setdefault((str(c.settings[names[1]]), str(c.settings[names[0]])), c)
+    for configuration in sets:  # best first: other settings that vary are at their best
+        place = (str(configuration.settings[names[1]]), str(configuration.settings[names[0]]))
+        cells.setdefault(place, configuration)
     grid = [[cells.get((str(y), str(x))) for x in across] for y in down]
     values = np.array([[c.mean if c and c.losses else np.nan for c in row] for row in grid])
     norm = scale_of(list(values[np.isfinite(values)]), 10)
     font = min(9, 9 * axes.figure.get_figwidth() / len(across))  # so that a cell's text fits
     image = axes.imshow(values, cmap="viridis_r", norm=norm, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
-        c = grid[i][j]
-        if c is None:
+        configuration = grid[i][j]
+        if configuration is None:
             continue
         red, green, blue, _ = image.cmap(norm(value))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
         color = matplotlib.rcParams["text.color"] if math.isnan(value) else "white" if dark else "black"
-        weight = "bold" if c is sets[0] else "normal"
-        axes.text(j, i, cell(c), ha="center", va="center", color=color, fontsize=font, weight=weight)
+        weight = "bold" if configuration is sets[0] else "normal"
+        axes.text(j, i, cell(configuration), ha="center", va="center", color=color, fontsize=font, weight=weight)
     axes.set_xticks(range(len(across)), map(show, across))
     axes.set_yticks(range(len(down)), map(show, down))
     axes.set(xlabel=short_name(names[0]), ylabel=short_name(names[1]))

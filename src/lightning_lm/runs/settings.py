@@ -1,7 +1,6 @@
 """The settings of a run, as its folder keeps them, and whether a command may go on in the folder."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -119,9 +118,10 @@ def same_settings(run: Path, config: Config) -> None:
     free = (*later_ends(run, config), *(name for name, row, _ in walk(config) if row.metadata.get("may_change")))
     differing = [name for name in changes if name not in free and not name.startswith(tuple(f"{f}." for f in free))]
     differing = [name for name in differing if not any(other.startswith(f"{name}.") for other in differing)]
-    problems = [Problem(n, changes[n][1], f"{run} holds a run with {changes[n][0]}", ANOTHER) for n in differing]
-    if problems := problems or list(_other_options(run, config)):
-        raise Refused(*problems)
+    pairs = {name: changes[name] for name in differing} | (options := _other_options(run, config))
+    pairs = {name: pair for name, pair in pairs.items() if name in options or name.partition(".")[0] not in options}
+    if pairs:
+        raise Refused(*(Problem(n, now, f"{run} holds a run with {then}", ANOTHER) for n, (then, now) in pairs.items()))
 
 
 def later_ends(run: Path, config: Config) -> list[str]:
@@ -192,12 +192,17 @@ def _completed_part(saved: Any, part: Any) -> Any:
     return saved
 
 
-def _other_options(run: Path, config: Config) -> Iterator[Problem]:
-    """Two options may have the same settings."""
-    there = (read_json(run / "environment.json") or {}).get("options") or {}
-    for axis, option in chosen(config).items():
-        if axis in there and there[axis] != option:
-            yield Problem(axis, option, f"{run} holds a run with {there[axis]}", ANOTHER)
+def _other_options(run: Path, config: Config) -> dict[str, tuple[str, str]]:
+    """Axis → the option that the folder's run has and the one that is asked for, where they differ."""
+    of_folder = {"callbacks": list(_saved(run).get("callbacks") or {})}
+    of_folder |= (read_json(run / "environment.json") or {}).get("options") or {}
+    pairs = {axis: (of_folder.get(axis, option), option) for axis, option in chosen(config).items()}
+    return {axis: (_typed(then), _typed(now)) for axis, (then, now) in pairs.items() if then != now}
+
+
+def _typed(option: Any) -> str:
+    """An axis's option, or several, as they are typed."""
+    return f"[{','.join(option)}]" if isinstance(option, list) and len(option) > 1 else "".join(option or ["none"])
 
 
 def same_text(run: Path, ledger: dict[str, dict[str, Any]]) -> None:

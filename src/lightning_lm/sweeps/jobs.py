@@ -18,11 +18,11 @@ from lightning_lm.runs.settings import read_settings, take_before
 from lightning_lm.sweeps.gpus import gpus_for
 from lightning_lm.sweeps.progress import JobPlace, result
 
-Settings = dict[str, str]  # what a job has to itself: setting → value, as in an override
+JobSettings = dict[str, str]  # what a job has to itself: setting → value, as in an override
 SAME = "give the settings in its sweep.json (a list of values may have grown so that jobs are added at the end)"
 
 
-def combinations(swept: dict[str, Override]) -> list[Settings]:
+def combinations(swept: dict[str, Override]) -> list[JobSettings]:
     """Every combination of the values, the last setting varying fastest."""
     for key, override in swept.items():
         if not override.is_discrete_sweep():
@@ -32,7 +32,7 @@ def combinations(swept: dict[str, Override]) -> list[Settings]:
     return [dict(zip(swept, chosen, strict=True)) for chosen in values]
 
 
-def extended(folder: Path, more: Sequence[Mapping[str, object]]) -> list[Settings]:
+def extended(folder: Path, more: Sequence[Mapping[str, object]]) -> list[JobSettings]:
     """The jobs of the sweep in the folder, and after them those of ``more`` that it doesn't have yet.
 
     Raises:
@@ -55,7 +55,9 @@ def refuse_launched() -> None:
         raise refuse("hydra.mode", "MULTIRUN", wrong, remedy)
 
 
-def claim_folder(folder: Path, fixed: Settings, search: list[Settings], jobs: int, parallel: bool = False) -> None:
+def claim_folder(
+    folder: Path, fixed: JobSettings, search: list[JobSettings], jobs: int, parallel: bool = False
+) -> None:
     """Write what a sweep is about to its folder's ``sweep.json``, or check that it is the same or has grown at its end.
 
     Args:

@@ -61,14 +61,14 @@ class JobPlace:
         except (Refused, Died) as error:
             if isinstance(error, Refused):
                 error.reported = True
-            self.tell(f"{result(self.folder, error)}{self.left()}")
+            self.tell(f"{result(self.folder, error)}{self.time_left()}")
             raise
         else:
-            self.tell(f"{result(self.folder)}, {duration(time.monotonic() - began)}{self.left()}")
+            self.tell(f"{result(self.folder)}, {duration(time.monotonic() - began)}{self.time_left()}")
         finally:
             del os.environ[JOB]
 
-    def left(self) -> str:
+    def time_left(self) -> str:
         """By the mean time of the jobs since the sweep's command began."""
         path, numbers = self.sweep / "sweep.json", range(self.jobs)
         began = path.stat().st_mtime  # each command writes it

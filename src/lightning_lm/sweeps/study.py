@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from lightning_lm.errors import Refused, refuse
 from lightning_lm.runs.folder import job_status, read_json, write_json
 from lightning_lm.runs.study import SPARED, STUDY_NAME, storage
-from lightning_lm.sweeps.jobs import Settings
+from lightning_lm.sweeps.jobs import JobSettings
 
 SAMPLERS = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
 Space = dict[str, BaseDistribution]
@@ -43,7 +43,7 @@ def distribution(key: str, override: Override) -> BaseDistribution:
     return CategoricalDistribution(list(override.sweep_string_iterator()))
 
 
-def ends(drawn_from: Space) -> list[Settings]:
+def ends(drawn_from: Space) -> list[JobSettings]:
     """Two jobs between which the others lie."""
     pairs = {
         key: (kind.choices[0], kind.choices[-1])
@@ -78,7 +78,7 @@ class Study:
             storage=storage(folder), study_name=STUDY_NAME, direction="minimize", load_if_exists=True
         )
 
-    def jobs(self) -> list[Settings]:
+    def jobs(self) -> list[JobSettings]:
         """The settings of all trials so far."""
         drawn = [trial.params for trial in self.study.get_trials(deepcopy=False)]
         return [{key: v if isinstance(v, str) else repr(v) for key, v in values.items()} for values in drawn]

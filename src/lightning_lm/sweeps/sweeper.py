@@ -16,7 +16,7 @@ from lightning_lm.config.overrides import problems_of
 from lightning_lm.errors import Problem, Refused, refuse
 from lightning_lm.interrupts import Interrupted, stopping_on_signals
 from lightning_lm.runs.folder import alone_in
-from lightning_lm.sweeps.jobs import Settings, claim_folder, combinations, extended, refuse_launched
+from lightning_lm.sweeps.jobs import JobSettings, claim_folder, combinations, extended, refuse_launched
 from lightning_lm.sweeps.precheck import model_problems
 from lightning_lm.sweeps.progress import exit_code
 
@@ -126,10 +126,10 @@ class SearchSweeper(Sweeper):
             results = self.launch([self.jobs[number] for number in batch], batch.start)
             study.tell(batch, results)
 
-    def overrides(self, settings: Settings) -> list[str]:
+    def overrides(self, settings: JobSettings) -> list[str]:
         return [f"{key}={value}" for key, value in (self.fixed | settings).items()]
 
-    def check(self, jobs: list[Settings]) -> None:
+    def check(self, jobs: list[JobSettings]) -> None:
         """Refuse the sweep for what is wrong with any of its jobs."""
         problems: dict[Problem, None] = {}
         composed = [self.loader.load_sweep_config(self.config, self.overrides(settings)) for settings in jobs]
@@ -142,7 +142,7 @@ class SearchSweeper(Sweeper):
     def side_by_side(self) -> bool:
         return self.config.hydra.runtime.choices["hydra/launcher"] != "basic"
 
-    def launch(self, jobs: list[Settings], first: int) -> list[object]:
+    def launch(self, jobs: list[JobSettings], first: int) -> list[object]:
         """What the jobs return: a validation loss, or an exception."""
         returned = self.launcher.launch([self.overrides(settings) for settings in jobs], initial_job_idx=first)
         values = [job._return_value for job in returned]

@@ -18,11 +18,11 @@ from lightning_lm.report.runs import Run, settings_of_jobs
 from lightning_lm.runs.folder import job_status, read_json
 from lightning_lm.runs.numbers import brief_name, brief_settings, duration, mean_and_spread, short
 from lightning_lm.runs.summary import program
-from lightning_lm.sweeps.jobs import Settings
+from lightning_lm.sweeps.jobs import JobSettings
 from lightning_lm.sweeps.progress import only_seeds, result
 
 
-def job_table(folder: Path, fixed: Settings, jobs: list[Settings], errors: Mapping[int, object]) -> str:
+def job_table(folder: Path, fixed: JobSettings, jobs: list[JobSettings], errors: Mapping[int, object]) -> str:
     """The finished configurations, best first; why the other jobs have no figures; what to type next.
 
     Args:
@@ -64,7 +64,7 @@ def job_table(folder: Path, fixed: Settings, jobs: list[Settings], errors: Mappi
     return "".join("\n" + "\n".join(block) + "\n" for block in [*blocks, [*without, total], *commands, page])
 
 
-def configurations(finished: list[Run], runs: list[Run], jobs: list[Settings]) -> list[Configuration]:
+def configurations(finished: list[Run], runs: list[Run], jobs: list[JobSettings]) -> list[Configuration]:
     """Those that the finished runs are of, the best first, each with all of its runs."""
     each = zip(runs, jobs, strict=True)
     chosen = {run.name: tuple(sorted((k, v) for k, v in job.items() if k != "seed")) for run, job in each}
@@ -122,7 +122,7 @@ def rendered(table: Table) -> str:
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
 
-def command(settings: Settings) -> str:
+def command(settings: JobSettings) -> str:
     """Trains one job alone; what belongs to the search is left out."""
     alone = {key: value for key, value in settings.items() if key != "sweep" and not key.startswith("hydra")}
     return shlex.join(["python", sys.argv[0], *(f"{key}={value}" for key, value in alone.items())])
