@@ -68,6 +68,26 @@ def test_settings_and_arguments_are_right(block):
             parser().parse_args(words[1:])
 
 
+def test_what_stands_in_a_sentence_is_there():
+    """Settings, options, commands with their flags, and targets of make, in the text around the blocks."""
+    pages = [page for page in PAGES if page.name != "extending.md"]  # whose options are examples
+    texts = [BLOCK.sub("", page.read_text(encoding="utf-8")) for page in pages]
+    spans = {span for text in texts for span in re.findall(r"`([^`\n]+)`", text)}
+    groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
+    settings = {tuple(span.split("=", 1)) for span in spans if re.fullmatch(r"[a-z_]+(\.\w+)*=.+", span)}
+    options = {(name, value) for name, value in settings if name in groups and not value.isupper()}
+    assert all((ROOT / "conf" / name / f"{value}.yaml").exists() for name, value in options if value != "…"), options
+    unknown = [p for p in diagnose([f"{n}={v}" for n, v in settings if "." in n]) if p.wrong == "no such setting"]
+    assert [problem for problem in unknown if not problem.remedy.startswith("it belongs to")] == []
+    (choices,) = (action.choices for action in parser()._actions if isinstance(action.choices, dict))
+    for command in (span.split()[1:] for span in spans if span.startswith("lightning-lm ")):
+        flags = {word for word in command if word.startswith("--")}
+        assert command[0] in choices and flags <= choices[command[0]]._option_string_actions.keys(), command
+    targets = {span.split()[1] for span in spans if span.startswith("make ")}
+    assert targets <= {*re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)}
+    assert settings and options and targets
+
+
 def test_links_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
