@@ -100,8 +100,11 @@ def test_everything_can_be_reached_and_does_what_it_says(page):
     assert before == [6, 5, 4, 3] and after == pytest.approx([6, (0.9 * 6 + 5) / 1.9, 4.92989, 4.36871], rel=1e-4)
     page.get_by_text("learning rate", exact=True).last.click()
 
+    page.get_by_text("parallel coordinates", exact=True).click()
     page.get_by_text("slices", exact=True).click()
     assert page.evaluate("document.getElementById('search').data.length") == 2
+    low, high = page.evaluate("document.getElementById('search')._fullLayout.yaxis.range")
+    assert low < 3.0 < 4.0 < high < 5, "the losses fill the picture, whichever was there before"
     page.get_by_text("map", exact=True).click()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from plotly.graph_objects import Figure, Scatter
 
 from lightning_lm.report.certainty import AveragingTime, SearchedRegion
-from lightning_lm.report.comparison import Configuration, configurations, differing, levels, short_name
+from lightning_lm.report.comparison import Configuration, configurations, levels, searched, short_name
 from lightning_lm.report.runs import Run
 from lightning_lm.report.search_map import scale_of
 from lightning_lm.runs.numbers import brief, is_number, show
@@ -36,13 +36,13 @@ def landscape(runs: list[Run], loss: str, region: SearchedRegion | None) -> Figu
 
     None where fewer than two numeric settings vary.
     """
-    names = [name for name in differing(runs) if name != "seed" and all(map(is_number, levels(runs, name)))]
-    names = [name for name in names if len(levels(runs, name)) > 1][:2]
-    finished = [c for c in configurations(runs) if c.losses]
+    names = [name for name in searched(runs) if all(map(is_number, levels(runs, name)))][:2]
+    sets = configurations(runs)
+    finished = [c for c in sets if c.losses]
     if len(names) < 2 or not finished:
         return None
     axes = [Axis(name, levels(runs, name)) for name in names]
-    lost = [c for c in configurations(runs) if not c.losses and all(is_number(c.settings[name]) for name in names)]
+    lost = [c for c in sets if not c.losses and all(is_number(c.settings[name]) for name in names)]
     norm = scale_of([c.mean for c in finished], 10)
     shade = {
         "color": [c.mean for c in reversed(finished)],
@@ -51,19 +51,20 @@ def landscape(runs: list[Run], loss: str, region: SearchedRegion | None) -> Figu
         "cmin": norm.vmin,
         "cmax": norm.vmax,
         "size": 20,
-        "colorbar": {"title": {"text": loss, "side": "right"}, "thickness": 12},
+        "line": {"color": "#888888", "width": 1},  # dark ones stand out at night, too
+        "colorbar": {"title": {"text": loss}},
     }
     sides = {"xaxis": axes[0], "yaxis": axes[1]}
     figure = Figure(layout={side: {"title": {"text": axis.title}, **axis.ticks} for side, axis in sides.items()})
     if region is not None:
         draw_region(figure, region, dict(zip(names, axes, strict=True)))
-    for sets, marker, title in (
+    for drawn, marker, title in (
         (finished[::-1], shade, "finished"),  # the best on top
         (lost, {"symbol": "x", "size": 12, "color": "#888888"}, "came to nothing"),
         (finished[:1], {"symbol": "circle-open", "size": 30, "color": "#EE6677", "line": {"width": 2}}, "lowest mean"),
     ):
-        x, y = ([axis.at(c.settings[name]) for c in sets] for axis, name in zip(axes, names, strict=True))
-        hover = {"text": [described(c) for c in sets], "hovertemplate": "%{text}<extra></extra>"}
+        x, y = ([axis.at(c.settings[name]) for c in drawn] for axis, name in zip(axes, names, strict=True))
+        hover = {"text": [described(c) for c in drawn], "hovertemplate": "%{text}<extra></extra>"}
         figure.add_trace(Scatter(x=x, y=y, mode="markers", marker=marker, name=title, showlegend=False, **hover))
     return figure
 

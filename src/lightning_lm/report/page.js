@@ -11,10 +11,10 @@ function frame(layout) {
   const ink = page.inks[theme()], line = dark.matches ? "#3d444d" : "#d0d7de", small = innerWidth < 700;
   const axis = {gridcolor: line, linecolor: line, zeroline: false, automargin: true};
   return {
-    paper_bgcolor: "transparent", plot_bgcolor: "transparent", height: small ? 420 : 460, uirevision: "same",
+    height: small ? 420 : 460, uirevision: "same",
     margin: {l: 50, r: small ? 10 : 30, t: 20, b: 45}, hovermode: "closest",
     legend: {uirevision: "same", ...(small ? {orientation: "h", y: -0.3, maxheight: 140} : {maxheight: 400})},
-    ...layout,
+    ...layout, paper_bgcolor: "transparent", plot_bgcolor: "transparent",
     modebar: {bgcolor: "transparent", color: line, activecolor: ink}, font: {color: ink, family: "system-ui, sans-serif", size: small ? 11 : 13},
     template: {layout: {xaxis: axis, yaxis: axis}},
   };
@@ -86,8 +86,13 @@ function filterRows() {
 // ------------------------------------------------------------------------------------------------------------ search
 
 function drawSearch() {
-  const picture = page.search[radio("search")];
-  if (picture) Plotly.react("search", structuredClone(picture.data), frame(structuredClone(picture.layout)), config);
+  if (!document.getElementById("search")) return;
+  const {data, layout} = structuredClone(page.search[radio("search")]);
+  for (const bar of data.flatMap(t => [t.colorbar, t.marker?.colorbar, t.line?.colorbar]).filter(Boolean))
+    Object.assign(bar, {thickness: 12, title: {...bar.title, side: "right"}});
+  const framed = frame(layout), ours = ["map", "averaging time"].includes(radio("search"));
+  if (dark.matches && !ours) framed.plot_bgcolor = page.inks.dark;  // Optuna's colours are those of a light page
+  Plotly.newPlot("search", data, framed, config);  // anew, since a picture must not take over the axes of another
 }
 
 // ------------------------------------------------------------------------------------------------------------ tables
