@@ -24,7 +24,7 @@ LONGEST = 10_000  # characters of a word
 ALPHABET = 1000  # characters that a WordPiece vocabulary has at most, as in BERT's own
 
 
-def train_tokenizer(corpus: Corpus, kind: str, vocab_size: int, cache_dir: Path) -> Any:
+def train_tokenizer(corpus: Corpus, kind: str, vocab_size: int, cache_dir: Path, show_progress: bool = True) -> Any:
     """A transformers tokenizer learnt from the training split, from the cache where it has it.
 
     ``kind`` is "bpe", byte-level like GPT-2's (Radford et al., 2019), or "wordpiece", cased like BERT's (Devlin et al.,
@@ -42,9 +42,10 @@ def train_tokenizer(corpus: Corpus, kind: str, vocab_size: int, cache_dir: Path)
     def build(temporary: Path) -> None:
         log.info("training a %s tokenizer with %d tokens on %s", kind, vocab_size, corpus.source)
         if kind == "bpe":
-            trained = waiting_for(lambda: GPT2Tokenizer().train_new_from_iterator(_rows(corpus), vocab_size))
+            untrained, options = GPT2Tokenizer(), {"show_progress": show_progress}
+            trained = waiting_for(lambda: untrained.train_new_from_iterator(_rows(corpus), vocab_size, **options))
         else:
-            trained = waiting_for(lambda: _wordpiece(corpus, vocab_size))
+            trained = waiting_for(lambda: _wordpiece(corpus, vocab_size, show_progress))
         corpus.check_unchanged("train")
         trained.save_pretrained(temporary)
 
@@ -69,7 +70,7 @@ def _cut(text: str) -> list[str]:
     return re.findall(rf"\S{{1,{LONGEST}}}\s*|\s+", text)
 
 
-def _wordpiece(corpus: Corpus, vocab_size: int) -> Any:
+def _wordpiece(corpus: Corpus, vocab_size: int, show_progress: bool) -> Any:
     """WordPiece whose alphabet is fixed before training: the library numbers "##x" in the order of a hash table."""
     from transformers import BertTokenizer
 
@@ -86,6 +87,7 @@ def _wordpiece(corpus: Corpus, vocab_size: int) -> Any:
         special_tokens=special + inside,  # these are numbered in this order
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
+        show_progress=show_progress,
     )
     backend.train_from_iterator(_rows(corpus), trainer)
     return BertTokenizer(vocab=json.loads(backend.to_str())["model"]["vocab"], do_lower_case=False)

@@ -88,4 +88,4 @@ def _stand_in(job: Config) -> Any:
 
     words = Corpus({"train": ""}, lambda split: iter([["few words"]]), "few words")
     with TemporaryDirectory() as folder:
-        return train_tokenizer(words, tokenizer_kind(job), job.model.vocab_size, Path(folder))
+        return train_tokenizer(words, tokenizer_kind(job), job.model.vocab_size, Path(folder), show_progress=False)

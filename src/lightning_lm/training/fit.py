@@ -82,7 +82,7 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
         write_json(run / "ledger.json", ledger)
     groups = describe(components.model, cfg.optimizer.groups, cfg.optimizer.weight_decay)
     for text in (show_ledger(ledger), show_plan(cfg, components, run), groups):
-        log.info("%s", text, extra={"file_only": shown})
+        log.info("%s", text, extra={"file_only": shown or checkpoint is not None})  # a run that goes on has told them
     summary: dict[str, Any] = {"status": "failed"}
     try:
         loggers = build_loggers(cfg, run, run_id, killed)

@@ -40,7 +40,8 @@ class PromptSamples(Callback):
             return
         for prompt, text in zip(pl_module.objective.prompts, self.texts, strict=True):
             self.table.append({"step": trainer.global_step, "prompt": prompt, "text": text})
-            log.info("%s", textwrap.fill(" ".join(text.split()), 80, initial_indent=" " * 4, subsequent_indent=" " * 6))
+            shown = f"sample: {' '.join(text.split())}"
+            log.info("%s", textwrap.fill(shown, 80, initial_indent=" " * 4, subsequent_indent=" " * 6))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):  # the dashboard shows the last table: let it hold the earlier ones too
                 rows = [[int(row["step"]), row["prompt"], row["text"]] for row in self.table.rows()[-SAMPLES_SHOWN:]]

@@ -167,8 +167,11 @@ class Telemetry(Callback):
         self._log_evaluation(trainer, self.figures)
         shown = {name.removeprefix("val/"): value for name, value in self.figures.items() if name != "val/tokens"}
         labels = {"perplexity": pl_module.objective.facts.perplexity_label}
-        texts = [f"{labels.get(name, name)} {value:.4g}" for name, value in shown.items()]
-        line = f"step {trainer.global_step}: {', '.join(texts)}"
+        texts = [
+            f"{labels.get(name, name.replace('_', ' '))} {value:{'.4g' if abs(value) < 1e4 else ',.0f'}}"
+            for name, value in shown.items()
+        ]
+        line = f"validation at step {trainer.global_step}: {', '.join(texts)}"
         log.info("%s", textwrap.fill(line, 80, subsequent_indent="    "))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
