@@ -165,9 +165,14 @@ def next_runs(args: argparse.Namespace) -> None:
 def rerun(args: argparse.Namespace) -> None:
     from lightning_lm.config.rerun import changed
     from lightning_lm.launch import start
+    from lightning_lm.runs.folder import sweep_name
     from lightning_lm.runs.settings import config_of
 
-    job = changed(config_of(Path(args.model).expanduser()), args.settings)
+    run = Path(args.model).expanduser()
+    before = config_of(run)
+    if before.logger.group == sweep_name(run.parent):
+        before.logger.group = None  # the sweep's, which this is no job of
+    job = changed(before, args.settings)
     start(job, named=any(text.lstrip("+").startswith("run_dir=") for text in args.settings))
 
 

@@ -23,6 +23,7 @@ TYPED = (
         ["optimizer.lr=1", "model.config.n_head=1", "data.test=c.txt", "run_dir=there", "trainer.max_steps=null"],
         ["optimizer=adamw", "optimizer.lr=0.1", "callbacks=none", "objective=mlm", "hardware=auto", "scheduler=linear"],
         ["data=wikitext2", "model=bert-tiny"],
+        ["debug=profiler", "trainer.max_steps=5"],
     ],
 )
 def test_it_is_what_the_whole_command_gives(more):
@@ -42,7 +43,8 @@ def test_it_is_what_the_whole_command_gives(more):
         (["optimizer=adam", "optimizr.lr=1"], "optimizer=adam: no such option.*\noptimizr.lr=1: no such setting"),
         (["seed", "optimizer.lr=x"], "seed=: no value; .*\noptimizer.lr=x: not a number"),
         (["optimizer.lr=1,2"], "several values"),
-        (["experiment=quickstart"], "experiment=quickstart: a rerun takes options of axes only"),
+        (["experiment=quickstart"], "experiment=quickstart: a rerun takes options of axes and of debug only"),
+        (["debug=one"], "debug=one: no such option; there are one_step, overfit, profiler"),
         (["optimizer=adamw", "optimizer.momentum=0.9"], "optimizer.momentum=0.9: no such setting; .*optimizer=muon"),
     ],
 )

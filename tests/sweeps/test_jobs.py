@@ -19,10 +19,12 @@ from lightning_lm.sweeps.gpus import claimed
 def test_a_folder_takes_the_same_sweep_only(tmp_path):
     jobs = [{"seed": "0"}, {"seed": "1"}]
     sweep.claim_folder(tmp_path / "s", {"optimizer.lr": "1", "logger": "none"}, jobs, 2)
-    sweep.claim_folder(tmp_path / "s", {"optimizer.lr": "1"}, [*jobs, {"seed": "2"}], 3)  # it may grow
+    grown = [*jobs, {"seed": "2"}]
+    assert sweep.claim_folder(tmp_path / "s", {"optimizer.lr": "1"}, grown, 3) == grown
+    assert sweep.claim_folder(tmp_path / "s", {"optimizer.lr": "1"}, jobs, 2) == grown, "the command of before goes on"
+    assert read_json(tmp_path / "s" / "sweep.json")["search"] == grown
     for fixed, search in [
         ({"optimizer.lr": "2"}, jobs),
-        ({"optimizer.lr": "1"}, jobs[:1]),
         ({"optimizer.lr": "1"}, jobs[::-1]),
     ]:
         with pytest.raises(Refused, match="holds another sweep"):

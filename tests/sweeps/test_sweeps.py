@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import re
-import shlex
 import signal
 import sqlite3
 import subprocess
@@ -120,10 +119,7 @@ def test_a_grid_is_cut_off_and_gone_on_with(devices, command):
     for job, decay in ("0", "0"), ("1", "0.5"):
         assert f"job {job} (lr=1e+20 wd={decay}) diverged: optimizer.lr=1e+20: gradients are no numbers" in out
     assert "4 jobs in outputs/sweeps/mine: 2 diverged, 2 finished" in out
-    (typed_again,) = (line.strip() for line in out.splitlines() if line.startswith("  python "))
-    alone, best = compose(*shlex.split(typed_again)[2:]), config(folder / rows[0][0])
-    best.run_dir, best.logger.group = alone.run_dir, None
-    assert OmegaConf.structured(alone) == best
+    assert f"lightning-lm rerun outputs/sweeps/mine/{rows[0][0]}\n" in out
     done = [line for line in err.splitlines() if re.match(r"\[[12]/4\] ", line)]
     assert all(re.match(r"\[[12]/4\] lr=1e\+20 wd=0(.5)? done before: diverged: optimizer.lr=", line) for line in done)
     begun = re.search(r"^\[4/4\] lr=0.01 wd=0.5 → outputs/sweeps/mine/3$", err, re.MULTILINE)

@@ -11,8 +11,6 @@ from filelock import FileLock, Timeout
 
 from lightning_lm.config.schema import Config
 
-# ---------------------------------------------------------------------------------------------------------------- GPUs
-
 
 @contextmanager
 def gpus_for(job: Config) -> Iterator[None]:

@@ -57,15 +57,18 @@ def refuse_launched() -> None:
 
 def claim_folder(
     folder: Path, fixed: JobSettings, search: list[JobSettings], jobs: int, parallel: bool = False
-) -> None:
+) -> list[JobSettings]:
     """Write what a sweep is about to its folder's ``sweep.json``, or check that it is the same or has grown at its end.
 
     Args:
         folder: of the sweep.
         fixed: the settings that all jobs share.
-        search: each job's own settings; of a study one row, the space.
+        search: the settings that each job has to itself; of a study one row, the space.
         jobs: how many there are to be.
         parallel: whether they run side by side.
+
+    Returns:
+        ``search``, or that of the folder where it goes on: it may have grown by an earlier command.
 
     Raises:
         Refused: the folder holds another sweep, or something else.
@@ -80,10 +83,14 @@ def claim_folder(
         raise refuse(
             "file", folder / "sweep.json", "it is damaged: settings are missing", "choose a new hydra.sweep.dir"
         )
-    if there is not None and (there["fixed"], there["search"]) != (fixed, search[: len(there["search"])]):
-        raise refuse("hydra.sweep.dir", folder, "the folder holds another sweep", f"{SAME}, or choose a new one")
+    if there is not None:
+        common = min(len(search), len(there["search"]))
+        if (there["fixed"], there["search"][:common]) != (fixed, search[:common]):
+            raise refuse("hydra.sweep.dir", folder, "the folder holds another sweep", f"{SAME}, or choose a new one")
+        search = max(search, there["search"], key=len)
     sweep = {"fixed": fixed, "search": search, "jobs": jobs, "parallel": parallel}
     write_json(folder / "sweep.json", sweep | {"with_before": known_settings(folder, there)})
+    return search
 
 
 def known_settings(folder: Path, sweep: dict[str, Any] | None) -> list[str]:

@@ -57,7 +57,7 @@ class SearchSweeper(Sweeper):
         refuse_launched()
         with stopping_on_signals(), alone_in(self.folder, "hydra.sweep.dir"):
             try:
-                self.grid(swept) if self.trials is None else self.study(swept)
+                count = self.grid(swept) if self.trials is None else self.study(swept)
             except Interrupted:  # between two jobs; one at work tells it itself
                 sys.stderr.write(f"interrupted: the same command with hydra.sweep.dir={self.folder} goes on\n")
                 raise
@@ -65,9 +65,9 @@ class SearchSweeper(Sweeper):
                 if self.jobs:
                     from lightning_lm.sweeps.table import job_table  # with its mathematics a second: only now
 
-                    sys.stdout.write(job_table(self.folder, self.fixed, self.jobs, self.errors))
+                    sys.stdout.write(job_table(self.folder, self.jobs, self.errors))
                     self.log_to_wandb()
-        if code := exit_code(self.folder, len(self.jobs)):
+        if code := exit_code(self.folder, count):
             sys.exit(code)
 
     def check_search(self, overrides: dict[str, Override]) -> None:
@@ -105,14 +105,15 @@ class SearchSweeper(Sweeper):
 
             log_sweep(self.folder, logger)
 
-    def grid(self, swept: dict[str, Override]) -> None:
+    def grid(self, swept: dict[str, Override]) -> int:
+        """Returns how many jobs the command asks for; the folder may have more."""
         jobs = combinations(swept) if self.more is None else extended(self.folder, self.more)
         self.check(jobs)
-        claim_folder(self.folder, self.fixed, jobs, len(jobs), self.side_by_side)
-        self.jobs = jobs
+        self.jobs = claim_folder(self.folder, self.fixed, jobs, len(jobs), self.side_by_side)
         self.launch(jobs, 0)
+        return len(jobs)
 
-    def study(self, swept: dict[str, Override]) -> None:
+    def study(self, swept: dict[str, Override]) -> int:
         from lightning_lm.sweeps.study import Study, ends, space  # Optuna: only now
 
         drawn_from = space(swept)
@@ -125,12 +126,14 @@ class SearchSweeper(Sweeper):
             self.jobs = study.jobs()
             results = self.launch([self.jobs[number] for number in batch], batch.start)
             study.tell(batch, results)
+        return len(self.jobs)
 
     def overrides(self, settings: JobSettings) -> list[str]:
         return [f"{key}={value}" for key, value in (self.fixed | settings).items()]
 
     def check(self, jobs: list[JobSettings]) -> None:
         """Refuse the sweep for what is wrong with any of its jobs."""
+        sys.stderr.write("checking the jobs …\n")
         problems: dict[Problem, None] = {}
         composed = [self.loader.load_sweep_config(self.config, self.overrides(settings)) for settings in jobs]
         for cfg in composed:

@@ -3,7 +3,6 @@
 import io
 import shlex
 import shutil
-import sys
 import textwrap
 from collections import Counter
 from collections.abc import Mapping
@@ -14,28 +13,23 @@ from rich.table import Table
 
 from lightning_lm.figures import SPLITS, labels
 from lightning_lm.report.comparison import Configuration, like_with_like, ranking_figure
-from lightning_lm.report.runs import Run, settings_of_jobs
-from lightning_lm.runs.folder import job_status, read_json
+from lightning_lm.report.runs import Run, run_at, settings_of_jobs
 from lightning_lm.runs.numbers import brief_name, brief_settings, duration, mean_and_spread, short
 from lightning_lm.runs.summary import program
 from lightning_lm.sweeps.jobs import JobSettings
 from lightning_lm.sweeps.progress import only_seeds, result
 
 
-def job_table(folder: Path, fixed: JobSettings, jobs: list[JobSettings], errors: Mapping[int, object]) -> str:
+def job_table(folder: Path, jobs: list[JobSettings], errors: Mapping[int, object]) -> str:
     """The finished configurations, best first; why the other jobs have no figures; what to type next.
 
     Args:
         folder: of the sweep.
-        fixed: the settings that all jobs share, as typed.
         jobs: each job's own.
         errors: job → what has ended it, as far as this process knows.
     """
     settings = settings_of_jobs(folder)
-    runs = [
-        Run(job, job.name, job_status(job), settings.get(job, {}), read_json(job / "summary.json") or {})
-        for job in (folder / str(number) for number in range(len(jobs)))
-    ]
+    runs = [run_at(folder / str(n), str(n), settings.get(folder / str(n), {})) for n in range(len(jobs))]
     width = shutil.get_terminal_size().columns
     blocks, commands = [], []
     for common, finished in like_with_like(runs).items():
@@ -50,11 +44,13 @@ def job_table(folder: Path, fixed: JobSettings, jobs: list[JobSettings], errors:
             blocks[-1] += ["", *textwrap.wrap("".join(sure), width)]
             best = min(int(run.name) for run in ranked[0].runs if run.loss is not None)
             sentence = f"job {best} is the best{f' with {common}' * bool(common)}; to train and test it alone:"
-            commands.append([sentence, f"  {command(fixed | jobs[best])}"])
+            commands.append([sentence, f"  {program()} rerun {shlex.quote(str(folder / str(best)))}"])
     without = [
-        textwrap.fill(f"job {run.name} ({brief_settings(job)}) {result(run.folder, errors.get(number))}", width)
+        textwrap.fill(
+            textwrap.shorten(f"job {run.name} ({brief_settings(job)}) {why}", 2 * width, placeholder=" …"), width
+        )
         for number, (run, job) in enumerate(zip(runs, jobs, strict=True))
-        if run.loss is None
+        if run.loss is None and (why := result(run.folder, errors.get(number))) != "not run"  # these are counted below
     ]
     counts = Counter(run.status for run in runs)
     total = f"{len(jobs)} job{'s' * (len(jobs) > 1)} in {folder}: " + ", ".join(
@@ -120,9 +116,3 @@ def rendered(table: Table) -> str:
     console = Console(file=io.StringIO(), width=width, markup=False, emoji=False, highlight=False)
     console.print(table)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
-
-
-def command(settings: JobSettings) -> str:
-    """Trains one job alone; what belongs to the search is left out."""
-    alone = {key: value for key, value in settings.items() if key != "sweep" and not key.startswith("hydra")}
-    return shlex.join(["python", sys.argv[0], *(f"{key}={value}" for key, value in alone.items())])
