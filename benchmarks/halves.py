@@ -10,23 +10,23 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from lightning_lm.certainty.spread import pooled
+from lightning_lm.certainty.spread import Means
 from lightning_lm.certainty.surface import LEVEL, fit
-from lightning_lm.report.certainty import by_seed, fitted
+from lightning_lm.report.certainty import fitted, noise_of
 from lightning_lm.report.comparison import configurations
 from lightning_lm.report.runs import collect
 
 
-def predicted(points: np.ndarray, groups: list[dict[int, float]], halves: int = 100) -> list[bool]:
+def predicted(points: np.ndarray, noise: Means, halves: int = 100) -> list[bool]:
     """Whether each mean that was left out lies in its interval, over random halves.
 
     Args:
         points: (k, d) in the box from −1 to 1.
-        groups: of each configuration, seed → loss.
+        noise: of the k configurations.
         halves: how often a half is drawn.
     """
     chance, hits = np.random.default_rng(0), []
-    means, counts, spread, freedom = pooled(groups)
+    means, counts, spread, freedom = noise
     for _ in range(halves):
         half, rest = np.split(chance.permutation(len(means)), [(len(means) + 1) // 2])
         surface = fit(points[half], means[half], counts[half], spread, freedom)
@@ -39,8 +39,8 @@ def predicted(points: np.ndarray, groups: list[dict[int, float]], halves: int = 
 
 if __name__ == "__main__":
     sets = [c for c in configurations(collect([Path(sys.argv[1])])) if c.complete]
-    over = fitted(sets)
+    over = fitted(sets, noise_of(sets))
     if over is None:
         sys.exit("there are too few configurations or seeds")
-    hits = predicted(over.points, by_seed(over.configurations))
+    hits = predicted(over.points, noise_of(over.configurations))
     print(f"{np.mean(hits):.1%} of {len(hits)} means that were left out lie in their {LEVEL:.0%} interval")

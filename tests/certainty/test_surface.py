@@ -6,6 +6,7 @@ from scipy import stats
 from synthetic import GRID, KINDS, draw, proof
 
 from lightning_lm.certainty.region import region
+from lightning_lm.certainty.spread import pooled
 from lightning_lm.certainty.surface import exponents, fit, slopes, terms
 
 
@@ -69,5 +70,5 @@ def test_half_of_a_grid_predicts_the_rest():
     for number in range(20):
         chance = np.random.default_rng([5, number])
         losses = draw("quadratic", chance).height(GRID)[:, None] + 0.05 * chance.normal(size=(20, 3))
-        hits += predicted(GRID, [dict(enumerate(row)) for row in losses], halves=5)
+        hits += predicted(GRID, pooled([dict(enumerate(row)) for row in losses]), halves=5)
     assert 0.84 <= np.mean(hits) <= 0.97

@@ -1,5 +1,7 @@
 """The verdict over a search: what is within noise, where the best point lies, and what can't be said."""
 
+import re
+
 import numpy as np
 import pytest
 from run_folders import write_run
@@ -49,10 +51,6 @@ def test_the_best_point_of_a_bowl(bowl_verdict):
 
 def test_what_is_within_noise_of_the_best(bowl_verdict):
     """The two decays beside the best point differ by 0.02, at a noise of 0.03/√3; all others are further off."""
-    assert bowl_verdict.within_noise == [
-        "learning rate 0.004, weight decay 0.03",
-        "learning rate 0.004, weight decay 0.1",
-    ]
     assert bowl_verdict.sentences[0].startswith("2 of 25 configurations are within noise of the best")
 
 
@@ -67,14 +65,15 @@ def test_the_averaging_time(bowl_verdict):
 def test_the_sensitivity_to_the_rate(bowl_verdict):
     """The mean of 0.3·(log rate)² by the trapezoidal rule, at four steps of log 2 around the best."""
     step = 0.3 * np.log(2) ** 2
-    assert bowl_verdict.sensitivity == pytest.approx(np.trapezoid([4 * step, step, 0, step, 4 * step]) / 4, abs=0.02)
+    expected = np.trapezoid([4 * step, step, 0, step, 4 * step]) / 4
+    (told,) = re.findall(r"Sensitivity to the learning rate: (\S+),", " ".join(bowl_verdict.sentences))
+    assert float(told) == pytest.approx(expected, abs=0.02)
 
 
 def test_one_seed_claims_nothing(tmp_path):
     one = write_search(tmp_path / "one", bowl, RATES, DECAYS, 1)
-    assert one.within_noise == [] and one.region is None
-    assert "one seed" in one.sentences[0]
-    assert one.sensitivity is not None
+    assert one.region is None and "one seed" in one.sentences[0]
+    assert any(sentence.startswith("Sensitivity") for sentence in one.sentences)
 
 
 def test_the_grids_edge_and_a_slope(tmp_path):

@@ -111,8 +111,9 @@ def test_seeds_tested_are_averaged_only_where_all_were(tmp_path):
 
 
 def test_a_search_is_a_study_of_means(grid):
-    study = as_study(collect([grid]))
+    study = as_study(ranked(collect([grid])))
     trials = {(t.params["learning rate"], t.params["weight decay"]): t.value for t in study.trials}
+    assert [t.value for t in study.trials] == pytest.approx([3.1, 3.08, 2.0, 4.2]), "in the order of the jobs"
     assert trials == pytest.approx({(1e-3, 0.0): 3.1, (1e-3, 0.1): 3.08, (3e-3, 0.0): 2.0, (3e-3, 0.1): 4.2})
     kinds = {name: type(kind).__name__ for name, kind in study.trials[0].distributions.items()}
     assert kinds == {"learning rate": "FloatDistribution", "weight decay": "CategoricalDistribution"}, (

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lightning_lm.certainty.region import region
-from lightning_lm.certainty.spread import pooled, within_noise
+from lightning_lm.certainty.spread import Means, pooled, within_noise
 from lightning_lm.certainty.surface import Surface, fit
 from lightning_lm.report.comparison import FIRST, Configuration, configurations, short_name
 from lightning_lm.report.runs import Run
-from lightning_lm.runs.folder import read_json
 from lightning_lm.runs.numbers import brief, is_number
 from lightning_lm.runs.step_table import read_series
 
@@ -42,9 +41,7 @@ class AveragingTime:
 @dataclass(frozen=True)
 class Verdict:
     sentences: list[str]
-    within_noise: list[str] = field(default_factory=list)  # names of configurations; none where the noise is unknown
     region: SearchedRegion | None = None
-    sensitivity: float | None = None  # to the learning rate, in the loss's unit
     averaging_times: list[AveragingTime] = field(default_factory=list)
 
 
@@ -59,12 +56,10 @@ def verdict(runs: list[Run]) -> Verdict:
     sets = [c for c in every if c.complete]
     if len(sets) < 2:
         return Verdict([])
-    noise = pooled(by_seed(sets))
-    sentences, inside, searched = edges(sets), [], None
+    noise, sentences, searched = noise_of(sets), edges(sets), None
     if noise.freedom:
-        inside = [c for c, near in zip(sets, within_noise(*noise), strict=True) if near]
-        sentences.insert(0, noise_sentence(inside, sets, noise.spread))
-        over = fitted(sets)
+        sentences.insert(0, noise_sentence(len(near_best(sets, noise)), len(sets), noise.spread))
+        over = fitted(sets, noise)
         searched = searched_region(over) if over else None
         sentences += region_sentences(searched) if searched else []
     else:
@@ -76,20 +71,24 @@ def verdict(runs: list[Run]) -> Verdict:
     if times and math.isfinite(times[0].steps):
         epochs = f" ({times[0].epochs:.3g} epochs)" if times[0].epochs else ""
         sentences.append(f"AdamW averages over {times[0].steps:.3g} steps{epochs} in the best configuration.")
-    return Verdict(sentences, [name(c) for c in inside], searched, sensitive, times)
+    return Verdict(sentences, searched, times)
 
 
-def by_seed(sets: list[Configuration]) -> list[dict[int, float]]:
-    """Of each configuration, seed → the loss that ranks it."""
-    return [{run.settings["seed"]: run.summary[c.ranked_by] for run in c.runs if run.loss is not None} for c in sets]
+def noise_of(sets: list[Configuration]) -> Means:
+    return pooled([c.by_seed(c.ranked_by) for c in sets])
 
 
-def noise_sentence(inside: list[Configuration], sets: list[Configuration], spread: float) -> str:
+def near_best(sets: list[Configuration], noise: Means) -> list[Configuration]:
+    """Those that can't be told from the best."""
+    return [c for c, near in zip(sets, within_noise(*noise), strict=True) if near]
+
+
+def noise_sentence(near: int, count: int, spread: float) -> str:
     seeds = f"Beyond what a seed does to all alike, the spread between seeds is {spread:.4f}."
-    if len(inside) == 1:
-        others = f"{len(sets) - 1} others" if len(sets) > 2 else "other"
+    if near == 1:
+        others = f"{count - 1} others" if count > 2 else "other"
         return f"The best configuration is told from the {others} (95 %). {seeds}"
-    return f"{len(inside)} of {len(sets)} configurations are within noise of the best (95 %). {seeds}"
+    return f"{near} of {count} configurations are within noise of the best (95 %). {seeds}"
 
 
 def edges(sets: list[Configuration]) -> list[str]:
@@ -141,9 +140,9 @@ def to_box(logs: np.ndarray) -> np.ndarray:
     return 2 * (logs - logs.min(axis=0)) / np.ptp(logs, axis=0) - 1
 
 
-def fitted(sets: list[Configuration]) -> Fitted | None:
+def fitted(sets: list[Configuration], noise: Means) -> Fitted | None:
     """Over both settings, else over one with the other as the best has it; None where there are too few values."""
-    means, counts, spread, freedom = pooled(by_seed(sets))
+    means, counts, spread, freedom = noise
     for keys in ([RATE, DECAY], [RATE], [DECAY]) if freedom else ():
         near = neighbours(sets, keys)
         if any(len({c.settings[key] for c in near}) < 3 for key in keys):
@@ -215,7 +214,7 @@ def averaging_times(sets: list[Configuration]) -> list[AveragingTime]:
             continue
         product = run.settings[RATE] * run.settings[DECAY]
         steps = 1 / product if product else math.inf
-        blocks = (read_json(run.folder / "ledger.json") or {}).get("train", {}).get("blocks")
+        blocks = run.ledger.get("train", {}).get("blocks")
         epoch = math.ceil(blocks / run.settings["trainer.global_batch_size"]) if blocks else None
         if epoch and (limit := run.settings.get("trainer.limit_train_batches")):
             epoch = min(epoch, limit)

@@ -1,7 +1,7 @@
 """Pictures that compare runs, as files: loss over steps, and over the settings that were searched."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import matplotlib
 import numpy as np
@@ -10,11 +10,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from lightning_lm.report.comparison import by_objective, loss_unit
-from lightning_lm.report.curves import thinned
+from lightning_lm.report.curves import Curves
 from lightning_lm.report.looks import INKS, LineStyle, line_styles
 from lightning_lm.report.runs import Run
 from lightning_lm.report.search_map import search
-from lightning_lm.runs.step_table import read_series
 
 STYLE = {
     "axes.spines.top": False,
@@ -29,14 +28,19 @@ STYLE = {
 LOST = ("diverged", "failed")
 
 
-def draw(runs: list[Run]) -> Iterator[tuple[str, Figure]]:
-    """Names of pictures and the pictures, of each objective by itself; the best run comes first."""
+def draw(runs: list[Run], curves_of: Mapping[str, Curves]) -> Iterator[tuple[str, Figure]]:
+    """Names of pictures and the pictures, of each objective by itself; the best run comes first.
+
+    Args:
+        runs: the best one first.
+        curves_of: name of a run → its curves.
+    """
     objectives = by_objective(runs)
     for name, of in objectives.items():
         unit, suffix = loss_unit(of), f"_{name}" * (len(objectives) > 1)
         with matplotlib.rc_context(STYLE):
-            if any((run.folder / "metrics.csv").exists() for run in of):
-                yield f"loss{suffix}", loss_curves(of, unit)
+            if any(curves_of[run.name] for run in of):
+                yield f"loss{suffix}", loss_curves(of, unit, curves_of)
             if (figure := search(of, unit)) is not None:
                 yield f"search{suffix}", figure
 
@@ -47,28 +51,24 @@ def encoded(figure: Figure, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def loss_curves(runs: list[Run], unit: str) -> Figure:
+def loss_curves(runs: list[Run], unit: str, curves_of: Mapping[str, Curves]) -> Figure:
     """Training loss and validation loss of all runs; those that came to nothing have a cross at their end."""
     styles, legend = line_styles(runs)
-    series = {run.name: read_series(run.folder / "metrics.csv") for run in runs}
     figure = Figure((10, 4.4), layout="constrained")
     titles = {"train/loss": "training", "val/loss": "validation"}
     for axes, (column, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         heights: list[float] = []
         for rank, run in reversed(list(enumerate(runs))):  # the best on top
-            steps, losses = series[run.name].get(column, (np.array([]), np.array([])))
-            finite = np.isfinite(losses)
-            if not finite.any():
+            if (curve := curves_of[run.name].get(column)) is None:
                 continue
-            places = thinned(losses[finite])
-            steps, losses, line = steps[finite][places], losses[finite][places], drawn_as(styles[run.name])
+            steps, losses, line = curve["steps"], curve["values"], drawn_as(styles[run.name])
             marker = "o" if title == "validation" or len(losses) < 3 else None
             width = {"linewidth": 2.4 if rank == 0 else 1.2, "markersize": 3.5, "zorder": 3 if rank == 0 else 2}
             axes.plot(steps, losses, marker=marker, **line, **width)
             if run.status in LOST:
                 axes.plot(steps[-1], losses[-1], "X", color=line["color"], markersize=8, zorder=4)
             if run.loss is not None:
-                heights += list(losses)
+                heights += losses
         if heights and max(heights) > (low := min(heights)):
             usual = low + 1.5 * (np.quantile(heights, 0.97) - low)  # a steep start or a spike is cut off
             axes.set_ylim(low - 0.04 * (usual - low), min(max(heights) + 0.04 * (max(heights) - low), usual))

@@ -9,7 +9,6 @@ from typing import Any
 from lightning_lm.config.schema import may_change
 from lightning_lm.objectives.schema import OBJECTIVES
 from lightning_lm.report.runs import STATUSES, Run
-from lightning_lm.runs.folder import read_json
 from lightning_lm.runs.numbers import is_number, show
 from lightning_lm.runs.protocol import differing as differing_protocols
 
@@ -31,8 +30,10 @@ class Configuration:
 
     def values(self, figure: str) -> list[float]:
         """One for each seed that finished: to run a seed again is no news."""
-        by_seed = {run.settings["seed"]: run.summary.get(figure) for run in self.runs if run.loss is not None}
-        return [value for value in by_seed.values() if value is not None]
+        return [value for value in self.by_seed(figure).values() if value is not None]
+
+    def by_seed(self, figure: str) -> dict[int, float | None]:
+        return {run.settings["seed"]: run.summary.get(figure) for run in self.runs if run.loss is not None}
 
     @property
     def losses(self) -> list[float]:
@@ -81,7 +82,7 @@ def like_with_like(runs: list[Run]) -> dict[str, list[Run]]:
     rows = {}
     for run in runs:
         if run.loss is not None:
-            entry = (read_json(run.folder / "ledger.json") or {}).get("validation") or {}
+            entry = run.ledger.get("validation") or {}
             rows[run.folder] = {
                 "objective": run.settings.get("objective.name"),
                 "validation bytes": entry.get("bytes"),
@@ -98,9 +99,8 @@ def like_with_like(runs: list[Run]) -> dict[str, list[Run]]:
 
 def ranking_figure(runs: list[Run]) -> str:
     """By what comparable runs are ranked: across tokenizers by bits per byte."""
-    finished = [run for run in runs if run.loss is not None]
-    ledgers = [(read_json(run.folder / "ledger.json") or {}).get("validation") or {} for run in finished]
-    return "val/loss" if len({entry.get("key") for entry in ledgers}) < 2 else "val/bits_per_byte"
+    keys = {(run.ledger.get("validation") or {}).get("key") for run in runs if run.loss is not None}
+    return "val/loss" if len(keys) < 2 else "val/bits_per_byte"
 
 
 def comparable(value: Any) -> Any:
@@ -121,6 +121,11 @@ def differing(runs: list[Run]) -> list[str]:
     return sorted(varied, key=lambda name: place.get(name, len(FIRST)))
 
 
+def searched(runs: list[Run]) -> list[str]:
+    """The settings that a search may choose."""
+    return [name for name in differing(runs) if name != "seed"]
+
+
 def levels(runs: list[Run], name: str) -> list[Any]:
     """The values of a setting, numbers in their order."""
     values = list({str(v): v for run in runs if run.settings for v in [run.settings.get(name)]}.values())
@@ -129,7 +134,7 @@ def levels(runs: list[Run], name: str) -> list[Any]:
 
 def configurations(runs: list[Run]) -> list[Configuration]:
     """The best first."""
-    names = [name for name in differing(runs) if name != "seed"]
+    names = searched(runs)
     sets: dict[tuple, list[Run]] = {}
     for run in runs:
         sets.setdefault(tuple(comparable(run.settings.get(name)) for name in names), []).append(run)
@@ -164,10 +169,9 @@ def cautions(runs: list[Run]) -> list[str]:
     sentences = []
     if unended := sum(run.status in ("running", "interrupted", "cut off", "not run") for run in runs):
         sentences.append(f"{unended} of {len(runs)} runs have not ended: what is said here is about the others.")
-    ledgers = [(read_json(run.folder / "ledger.json") or {}).get("validation") for run in runs if run.loss is not None]
     if len(unlike := like_with_like(runs)) > 1:
         sentences.append(f"No best is named, since the losses can't be compared: {'; '.join(unlike)}.")
-    elif len({entry["key"] for entry in ledgers if entry}) > 1:
+    elif ranking_figure(runs) != "val/loss":
         sentences.append("The runs cut the text into different tokens: they are ranked by bits per byte.")
     protocols = [run.summary["val/protocol"] for run in runs if run.loss is not None and "val/protocol" in run.summary]
     shown_elsewhere = ("tokenizer", "objective", "limit")

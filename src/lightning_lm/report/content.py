@@ -17,7 +17,7 @@ from lightning_lm.runs.step_table import StepTable
 
 def part(runs: list[Run], alone: bool) -> dict[str, Any]:
     """What the page's tables show of the runs of one objective, which has a title where it isn't alone."""
-    names, best = differing(runs), winner(runs)
+    names, best, sets = differing(runs), winner(runs), configurations(runs)
     objective = next((run.settings["objective.name"] for run in runs if run.settings), "clm")
     return {
         "objective": objective,
@@ -26,8 +26,8 @@ def part(runs: list[Run], alone: bool) -> dict[str, Any]:
         "runs": ranked(runs),
         "names": names,
         "figures": figures_of(runs),
-        "configurations": configurations(runs) if "seed" in names else [],
-        "best": configurations(runs)[0],
+        "configurations": sets if "seed" in names else [],
+        "best": sets[0],
         "ranking_label": ranking_label(runs),
         "winner": best,
         "winners_folder": best and shlex.quote(os.path.relpath(best.folder)),

@@ -1,5 +1,6 @@
 """The curves of a run over steps, tokens and minutes, thinned to what a screen can show."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from lightning_lm.runs.step_table import Series, read_series
 
 FIGURES = ("train/loss", "val/loss", "learning_rate", "gradient_norm", "tokens_per_second")
 OVER = {"steps": "optimiser steps", "tokens": "tokens seen", "minutes": "minutes in training steps"}
+Curves = dict[str, dict[str, list[Any]]]
 POINTS = 400  # of a curve: more than a screen has columns for it
 
 
@@ -34,7 +36,7 @@ def thinned(values: np.ndarray, points: int = POINTS) -> np.ndarray:
     return np.unique(np.concatenate([[0], *extremes, [len(values) - 1]]))
 
 
-def curves(run: Run) -> dict[str, dict[str, list[Any]]]:
+def curves(run: Run) -> Curves:
     """Figure → its values, and the steps, tokens and minutes at which it had them; what is not known is None."""
     series = read_series(run.folder / "metrics.csv")
     drawn = {}
@@ -52,6 +54,4 @@ def curves(run: Run) -> dict[str, dict[str, list[Any]]]:
 
 def rounded(values: np.ndarray) -> list[float | None]:
     """Five digits, which are more than a screen shows."""
-    return [
-        float(digits) if np.isfinite(v) else None for v, digits in zip(values, np.char.mod("%.5g", values), strict=True)
-    ]
+    return [float(f"{value:.5g}") if math.isfinite(value) else None for value in values.tolist()]

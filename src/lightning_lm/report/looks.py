@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_lm.report.comparison import differing, levels, short_name
+from lightning_lm.report.comparison import differing, levels, searched, short_name
 from lightning_lm.report.runs import Run
 from lightning_lm.runs.numbers import brief, is_number
 
@@ -30,7 +30,7 @@ def line_styles(runs: list[Run]) -> tuple[dict[str, LineStyle], list[tuple[str, 
     Args:
         runs: the best one first.
     """
-    names = [name for name in differing(runs) if name != "seed"] or differing(runs)
+    names = searched(runs) or differing(runs)
     if not names:
         styles = {run.name: LineStyle(color, color) for run, color in zip(runs, DISTINCT * len(runs), strict=False)}
         return styles, list(styles.items()) if len(runs) > 1 else []

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from lightning_lm.certainty.region import mesh, region, size
-from lightning_lm.certainty.spread import pooled, within_noise
 from lightning_lm.errors import refuse
-from lightning_lm.report.certainty import Fitted, by_seed, fitted
+from lightning_lm.report.certainty import Fitted, fitted, near_best, noise_of
 from lightning_lm.report.comparison import Configuration, by_objective, configurations, short_name
 from lightning_lm.report.runs import collect
 from lightning_lm.runs.folder import DONE, job_status, read_json
@@ -43,9 +42,11 @@ def propose(folder: Path, count: int) -> str:
         raise refuse(
             "FOLDER", folder, "fewer than two configurations are finished", "give its command more values, or wait"
         )
-    over = fitted(sets)
+    noise = noise_of(sets)
+    over = fitted(sets, noise)
     if over is None:
-        about, proposals = "", further_seeds(sets, sweep["search"], count)
+        likely = near_best(sets, noise) if noise.freedom else sets
+        about, proposals = "", further_seeds(likely, sweep["search"], count)
     else:
         about, proposals = shrinking(over, sets, sweep["search"], count)
     lines = [", ".join(f"{short_name(key)} {value}" for key, value in p.settings.items()) for p in proposals]
@@ -69,10 +70,7 @@ def job(c: Configuration, search: list[dict[str, str]]) -> dict[str, str]:
 
 
 def further_seeds(sets: list[Configuration], search: list[dict[str, str]], count: int) -> list[Proposal]:
-    """Of the configurations that may be the best, those with the fewest seeds; the best ones where noise is unknown."""
-    noise = pooled(by_seed(sets))
-    if noise.freedom:
-        sets = [c for c, near in zip(sets, within_noise(*noise), strict=True) if near]
+    """Of the configurations that may be the best, those with the fewest seeds."""
     seeds = {id(c): sorted(c.seeds) for c in sets}
     proposals = []
     for _ in range(count):

@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +13,7 @@ from lightning_lm.config.composition import CONF
 from lightning_lm.errors import refuse
 from lightning_lm.report.comparison import by_objective, configurations, levels, loss_unit, short_name, winner
 from lightning_lm.report.content import content, part
+from lightning_lm.report.curves import FIGURES, OVER, Curves, curves
 from lightning_lm.report.looks import INKS, LineStyle, line_styles
 from lightning_lm.report.pruning import rank_correlations
 from lightning_lm.report.runs import Run, collect
@@ -99,14 +100,15 @@ def write_page(
     runs = [run for of in parts for run in of["runs"]]
     folder = output.parent / "report"
     folder.mkdir(exist_ok=True)
-    for name, figure in charts.draw(runs):
+    curves_of = {run.name: curves(run) for run in runs}
+    for name, figure in charts.draw(runs, curves_of):
         for suffix in ("png", "svg"):
             (folder / f"{name}.{suffix}").write_bytes(charts.encoded(figure, suffix))
     loader = PackageLoader("lightning_lm.report", ".")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"show": show, "setting": short_name, "duration": duration, "mean": mean_and_spread}
     looks, _ = line_styles(runs)
-    data = drawn(parts, looks)
+    data = drawn(parts, looks, curves_of)
     shown = content(runs) | {
         "parts": parts,
         "comparison": comparison,
@@ -117,7 +119,7 @@ def write_page(
         "grid": shlex.quote(os.path.relpath(folders[0])) if is_grid(folders) else None,
         "filters": data["filters"],
         "search": {name: name for name in data["search"]},
-        "curves": data["figures"] if any(run["curves"] for run in data["runs"]) else {},
+        "curves": data["figures"] if any(curves_of.values()) else {},
         "links": {run.name: links(run, output.parent) for run in runs},
         "data": Markup(json.dumps(data, allow_nan=False).replace("<", "\\u003c")),
         "plotly": Markup(get_plotlyjs()),
@@ -156,9 +158,8 @@ def label(run: Run, names: list[str]) -> str:
     return " ".join([run.name, *(f"{brief_name(name)}={show(run.settings.get(name))}" for name in names)])
 
 
-def drawn(parts: list[dict[str, Any]], looks: dict[str, LineStyle]) -> dict[str, Any]:
+def drawn(parts: list[dict[str, Any]], looks: dict[str, LineStyle], curves_of: Mapping[str, Curves]) -> dict[str, Any]:
     """What the page's script draws and filters by. The search is drawn where there is one objective."""
-    from lightning_lm.report.curves import FIGURES, OVER, curves
     from lightning_lm.report.study import pictures
 
     runs = [run for of in parts for run in of["runs"]]
@@ -183,7 +184,7 @@ def drawn(parts: list[dict[str, Any]], looks: dict[str, LineStyle]) -> dict[str,
                 "dark": looks[run.name].dark,
                 "dash": ",".join(f"{part}px" for part in looks[run.name].dash.split()) or "solid",
                 "settings": {name: show(run.settings.get(name)) for name in few},
-                "curves": curves(run),
+                "curves": curves_of[run.name],
             }
             for run in runs
         ],

@@ -24,12 +24,18 @@ class Run:
     status: str
     settings: dict[str, Any]  # flat, under their dotted names
     summary: dict[str, Any]
+    ledger: dict[str, Any]
 
     @property
     def loss(self) -> float | None:
         """The best validation loss in nats per token, where the run is finished."""
         loss = self.summary.get("val/loss")
         return loss if self.status == "finished" and loss is not None and math.isfinite(loss) else None
+
+
+def run_at(folder: Path, name: str, settings: dict[str, Any]) -> Run:
+    summary, ledger = (read_json(folder / f"{file}.json") or {} for file in ("summary", "ledger"))
+    return Run(folder, name, "running" if in_use(folder) else job_status(folder), settings, summary, ledger)
 
 
 def collect(folders: Sequence[Path]) -> list[Run]:
@@ -57,14 +63,7 @@ def collect(folders: Sequence[Path]) -> list[Run]:
     if problems:
         raise Refused(*problems)
     above = os.path.commonpath([run.parent for run in settings])
-    return [
-        Run(run, os.path.relpath(run, above), status(run), of_run, read_json(run / "summary.json") or {})
-        for run, of_run in settings.items()
-    ]
-
-
-def status(run: Path) -> str:
-    return "running" if in_use(run) else job_status(run)
+    return [run_at(run, os.path.relpath(run, above), of_run) for run, of_run in settings.items()]
 
 
 def settings_of(run: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from lightning_lm.report.comparison import Configuration, configurations, differing, levels, short_name
+from lightning_lm.report.comparison import Configuration, configurations, levels, searched, short_name
 from lightning_lm.report.runs import Run
 from lightning_lm.runs.numbers import is_number, show
 
@@ -19,7 +19,7 @@ RING = {"facecolors": "none", "lw": 1.5, "label": "best"}
 def search(runs: list[Run], unit: str) -> Figure | None:
     """Validation loss over the settings that were searched: a map of two, or points; None where there is none."""
     sets = configurations(runs)
-    names = [name for name in differing(runs) if name != "seed" and len(levels(runs, name)) > 1]
+    names = searched(runs)
     if not names or not any(c.losses for c in sets):
         return None
     figure = Figure((7, 4.4), layout="constrained")

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from plotly.graph_objects import Figure
 
 from lightning_lm.report.certainty import Verdict
-from lightning_lm.report.comparison import comparable, configurations, differing, levels, short_name
+from lightning_lm.report.comparison import comparable, configurations, levels, searched, short_name
 from lightning_lm.report.landscape import averaging, landscape
 from lightning_lm.report.runs import Run
 from lightning_lm.runs.numbers import is_number
@@ -20,12 +20,12 @@ WIDE = 20  # a range of this factor is searched, and so drawn, on a log scale
 
 
 def as_study(runs: list[Run]) -> optuna.Study:
-    """A trial for each configuration that finished, with the mean loss of its seeds, in the order of the runs."""
-    names = [name for name in differing(runs) if name != "seed" and len(levels(runs, name)) > 1]
+    """A trial for each configuration that finished, with the mean loss of its seeds, in the order of the jobs."""
+    names = searched(runs)
     distributions = {short_name(name): distribution(levels(runs, name)) for name in names}
     study = optuna.create_study()
     finished = [c for c in configurations(runs) if c.losses]
-    for c in sorted(finished, key=lambda c: min(map(runs.index, c.runs))):
+    for c in sorted(finished, key=lambda c: min((len(run.name), run.name) for run in c.runs)):  # 2 before 10
         values = {short_name(name): c.settings[name] for name in names}
         params = {
             name: value if isinstance(distributions[name], FloatDistribution) else choice(value)

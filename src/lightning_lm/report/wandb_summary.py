@@ -29,6 +29,7 @@ def log_sweep(folder: Path, logger: LoggerConfig) -> None:
     from PIL import Image
 
     from lightning_lm.report import charts
+    from lightning_lm.report.curves import curves
     from lightning_lm.runs.tracking import wandb_mode
 
     group = logger.group or sweep_name(folder)
@@ -49,7 +50,8 @@ def log_sweep(folder: Path, logger: LoggerConfig) -> None:
             settings=wandb.Settings(silent=True),
         ) as run:
             columns, rows = as_table(runs)
-            pngs = {name: charts.encoded(figure, "png") for name, figure in charts.draw(runs)}
+            curves_of = {of.name: curves(of) for of in runs}
+            pngs = {name: charts.encoded(figure, "png") for name, figure in charts.draw(runs, curves_of)}
             images = {name: wandb.Image(Image.open(io.BytesIO(png))) for name, png in pngs.items()}
             run.log({"runs": wandb.Table(columns, rows, allow_mixed_types=True), **images})
             run.summary.update({f"jobs/{status}": n for status, n in Counter(r.status for r in runs).items()})
