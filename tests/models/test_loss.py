@@ -302,7 +302,7 @@ def test_with_compiled_layers_and_head(objective, name, monkeypatch):
     for layer in layers(model):
         layer.compile(backend="aot_eager")
     counter = CompileCounterWithBackend("aot_eager")
-    monkeypatch.setattr(loss, "_compiled", lambda: torch.compile(loss._differentiate, backend=counter))
+    monkeypatch.setattr(loss, "_compiled", lambda function: torch.compile(function, backend=counter))
     head = find_head(model, compiled=True)
     assert head.sparse is model.base_model
     for _ in range(2):

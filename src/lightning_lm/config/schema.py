@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from lightning_lm.callbacks.schema import CALLBACKS, CallbackConfig
-from lightning_lm.constraints import COUNT, REPOSITORY, SEED, Settings, at_least, positive, setting
+from lightning_lm.constraints import COUNT, REPOSITORY, SEED, Constraint, Settings, at_least, positive, setting
 from lightning_lm.data.schema import CORPORA, DataConfig, HubDataConfig
 from lightning_lm.errors import Problem, nearest
 from lightning_lm.models.schema import MODELS, ModelConfig, TokenizerKind
@@ -97,7 +97,10 @@ class HardwareConfig(Settings):
     nodes: int = setting(1, COUNT, may_change=True)
     strategy: Strategy = setting(Strategy.auto, may_change=True)  # auto: ddp where there are several devices
     precision: str = "32-true"
-    compile: bool = False  # the transformer's layers, by torch.compile
+    # by torch.compile: true: the transformer's layers, and the loss; step: on one device, both as one graph
+    compile: bool | str = setting(
+        False, Constraint(lambda value: value in (True, False, "step"), "true, false or step")
+    )
     tf32: bool = False  # GPU: float32 products in TensorFloat-32, with 10 bits of mantissa
     micro_batch_size: int | None = setting(
         None, COUNT, may_change=True
@@ -107,6 +110,12 @@ class HardwareConfig(Settings):
     hang_timeout: float = setting(600, positive(", such as 600"), may_change=True)
     restarts: int = setting(0, at_least(0), may_change=True)  # how often processes that died are started again
     gradient_checkpointing: bool = False
+
+    @property
+    def graphs(self) -> bool | str:
+        """What is compiled, as ``compile`` says it; several devices take the layers, so that gradients can overlap."""
+        several = self.devices * self.nodes > 1 or self.strategy is Strategy.fsdp
+        return True if self.compile == "step" and several else self.compile
 
     def problems(self) -> Iterator[Problem]:
         if self.precision not in PRECISIONS:

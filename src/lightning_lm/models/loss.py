@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -13,6 +14,7 @@ from lightning_lm.models.output_head import OutputHead, forward_to_head
 
 LOGITS_PER_CHUNK = {"cpu": 2**25, "cuda": 2**27}  # that are built at once: fewer, larger products are faster
 LOGITS_PER_TILE = {"cpu": 2**20, "cuda": 2**27}  # that become their gradient at once: a CPU's cache holds them
+LOGITS_AT_ONCE = 2**30  # of a compiled loss on a GPU, which keeps them and their gradient in the low precision
 EVAL_ROWS = 2**10  # of logits that evaluation builds at once: no gradient needs whole rows there
 ROW_ALIGNMENT = 64  # logits from one row to the next are a multiple of this, or products are slow
 
@@ -47,7 +49,15 @@ def labelled_nll(model: nn.Module, head: OutputHead, batch: dict[str, Tensor], w
     if not torch.is_grad_enabled():
         pieces = zip(hidden.split(EVAL_ROWS), labels.split(EVAL_ROWS), strict=True)
         return _score(((head.tiles(rows), of_rows) for rows, of_rows in pieces), with_hits)
-    return LossSums(ChunkedNLL.apply(hidden, head.linear.weight, head.linear.bias, labels, head), len(labels))
+    weight, bias = head.linear.weight, head.linear.bias
+    if head.compiled and hidden.is_cuda and len(labels) * len(weight) <= LOGITS_AT_ONCE:
+        return LossSums(_compiled(whole_nll)(hidden, weight, bias, labels, head), len(labels))
+    return LossSums(ChunkedNLL.apply(hidden, weight, bias, labels, head), len(labels))
+
+
+def whole_nll(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, head: OutputHead) -> Tensor:
+    """Sum of the labels' NLL in float32, from what enters a head's last layer; for torch.compile, which fuses it."""
+    return F.cross_entropy(head.finish(F.linear(hidden, weight, bias).float()), labels, reduction="sum")
 
 
 class ChunkedNLL(torch.autograd.Function):
@@ -64,7 +74,7 @@ class ChunkedNLL(torch.autograd.Function):
         low_hidden = hidden.to(dtype)
         padded_weight, padded_bias = head.align(weight.to(dtype), None if bias is None else bias.to(dtype))
         gradients = _Gradients(low_hidden, padded_weight, None if bias is None else padded_bias)
-        differentiate = _compiled() if head.compiled else _differentiate
+        differentiate = _compiled(_differentiate) if head.compiled else _differentiate
         vocabulary = len(padded_weight)
         chunks = math.ceil(len(labels) / max(16, LOGITS_PER_CHUNK.get(device, LOGITS_PER_CHUNK["cuda"]) // vocabulary))
         tile = max(16, LOGITS_PER_TILE.get(device, LOGITS_PER_TILE["cuda"]) // vocabulary)
@@ -132,8 +142,8 @@ def _differentiate(head: OutputHead, raw: Tensor, labels: Tensor) -> Tensor:
 
 
 @functools.cache
-def _compiled() -> Callable[..., Tensor]:
-    return torch.compile(_differentiate)
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return torch.compile(function)
 
 
 def _score(pieces: Iterable[tuple[Iterable[Tensor], Tensor]], with_hits: bool) -> LossSums:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 
 import lightning as L
 import torch
@@ -13,6 +14,7 @@ from lightning_lm.models.activations import recomputed
 from lightning_lm.models.attention import needs_no_mask, unmasked
 from lightning_lm.models.loss import labelled_nll
 from lightning_lm.models.output_head import find_head
+from lightning_lm.models.step_graph import StepGraph
 from lightning_lm.objectives.objective import Objective
 from lightning_lm.optim.groups import build_optimizer, update_unless
 from lightning_lm.optim.schema import AdamWConfig, SchedulerConfig, build_scheduler
@@ -23,9 +25,10 @@ class LanguageModel(L.LightningModule):
     """Trains ``model`` so that the loss is the mean over the labelled tokens of the global batch.
 
     ``model`` is of the objective's Auto class. ``configure`` makes the optimizer and its scheduler for a model, once it
-    is on its device; None: AdamW with the defaults of ``optimizer=adamw`` and a constant rate. With
-    ``compiled``, torch.compile joins what happens to the logits. With ``skips``, a step whose gradients are no numbers
-    changes neither weights nor optimizer. Without ``exact_norm``, the norm of the gradients is summed in float32.
+    is on its device; None: AdamW with the defaults of ``optimizer=adamw`` and a constant rate. With ``compiled``,
+    torch.compile joins what happens to the logits; with "step", all that leads to the loss. With ``skips``, a step
+    whose gradients are no numbers changes neither weights nor optimizer. Without ``exact_norm``, the norm of the
+    gradients is summed in float32.
     """
 
     def __init__(
@@ -33,13 +36,16 @@ class LanguageModel(L.LightningModule):
         model: nn.Module,
         objective: Objective,
         configure: Callable[[nn.Module], tuple[Optimizer, LRScheduler]] | None = None,
-        compiled: bool = False,
+        compiled: bool | str = False,
         skips: bool = False,
         exact_norm: bool = True,
     ):
         super().__init__()
         self.model = model.train()  # from_pretrained leaves it in eval mode, without dropout
-        self.head = find_head(model, compiled)
+        self.head = find_head(model, bool(compiled))
+        self.training_nll = (
+            StepGraph(model, self.head).nll if compiled == "step" else partial(labelled_nll, model, self.head)
+        )
         self.objective = objective
         self.needs_no_mask: bool | None = None  # until the first batch
         self.skips = skips
@@ -61,7 +67,7 @@ class LanguageModel(L.LightningModule):
             nullcontext() if self.head.compiled else recomputed(self.model),
             unmasked(self.model) if self.needs_no_mask else nullcontext(),
         ):
-            sums = labelled_nll(self.model, self.head, batch)
+            sums = self.training_nll(batch)
         nll = sums.nll.detach()
         counts = torch.isfinite(nll) if self.skips else 1
         self.train_nll.update(torch.where(counts, nll, 0) if self.skips else nll, sums.tokens * counts)

@@ -1,0 +1,58 @@
+"""The loss of a training batch as one graph of torch.compile: model, last layer and loss together."""
+
+import logging
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+
+from lightning_lm.models.loss import LOGITS_AT_ONCE, LossSums, labelled_nll, whole_nll
+from lightning_lm.models.output_head import OutputHead, model_inputs
+
+log = logging.getLogger(__name__)
+
+
+class StepGraph:
+    """Computes what ``labelled_nll`` does, so that one graph joins all of it: no logits in float32, no break.
+
+    In the graph the model's last layer is the identity, so that the model returns what enters that layer. A model that
+    does more with its logits, or whose code can't be one graph, is left to ``labelled_nll``, and the log says so. Each
+    shape of a batch has a graph of its own, whatever came before it, so that a run that goes on computes the same.
+    """
+
+    def __init__(self, model: nn.Module, head: OutputHead):
+        self.model, self.head = model, head
+        linear = head.linear
+        children = [(part, name, child) for part in model.modules() for name, child in part.named_children()]
+        self.places = [(part, name) for part, name, child in children if child is linear]
+        self.graph = torch.compile(self._nll, fullgraph=True, dynamic=False)
+        if linear is None or head.scale != 1 or head.cap is not None:
+            self._give_up("it does more to its logits than its last layer")
+
+    def nll(self, batch: dict[str, Tensor]) -> LossSums:
+        """Of a batch as ``labelled_nll`` takes it, with its ``labelled``."""
+        where = batch["labelled"]
+        if self.graph is None or len(where) * self.head.linear.out_features > LOGITS_AT_ONCE:
+            return labelled_nll(self.model, self.head, batch)
+        torch._dynamo.mark_dynamic(where, 0)  # of masked models, each batch has another number of labels
+        for part, name in self.places:
+            setattr(part, name, nn.Identity())
+        try:
+            inputs, linear = model_inputs(self.model, batch), self.head.linear
+            return LossSums(self.graph(inputs, batch["labels"], where, linear.weight, linear.bias), len(where))
+        except TorchDynamoException as error:  # while it is traced, before anything is computed
+            self._give_up(str(error).splitlines()[0])
+        finally:
+            for part, name in self.places:
+                setattr(part, name, self.head.linear)
+        return labelled_nll(self.model, self.head, batch)
+
+    def _nll(
+        self, inputs: dict[str, Tensor], labels: Tensor, where: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        states = self.model(**inputs).logits.flatten(0, 1).index_select(0, where)
+        return whole_nll(states, weight, bias, labels.flatten().index_select(0, where), self.head)
+
+    def _give_up(self, reason: str) -> None:
+        self.graph = None
+        log.info("hardware.compile=step: %s can't be one graph (%s); its layers are", type(self.model).__name__, reason)

@@ -1,0 +1,56 @@
+"""Runs whose step is one graph: they train what plain runs train, and go on to the bit."""
+
+from functools import partial
+
+import pytest
+import torch
+from conftest import compose, in_fresh_process
+from ranks import settings
+from safetensors.torch import load_file
+
+from lightning_lm.models.step_graph import StepGraph
+from lightning_lm.run import train
+
+# Epochs of a few batches, of which the last one is partial
+SHORT = (
+    "trainer.max_steps=5",
+    "trainer.global_batch_size=16",
+    "trainer.limit_train_batches=null",
+    "scheduler=constant",
+)
+
+
+def exported(folder):
+    return load_file(folder / "export" / "model.safetensors")
+
+
+@pytest.mark.parametrize("objective", ["clm", "mlm"])
+def test_a_run_of_one_graph_trains_the_same_model(
+    objective, tiny_gpt2, tiny_bert, text, short_text, tmp_path, monkeypatch
+):
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # inductor takes 20 s
+    served, nll = [], StepGraph.nll
+    monkeypatch.setattr(StepGraph, "nll", lambda self, batch: (served.append(self.graph), nll(self, batch))[1])
+    model = {"clm": tiny_gpt2, "mlm": tiny_bert}[objective]
+    for compiled in ("step", "false"):
+        more = (f"objective={objective}", f"data.train={short_text}", f"hardware.compile={compiled}", *SHORT)
+        train(compose(*settings(model, text, tmp_path / compiled, *more)))
+    assert len(served) == 5 and None not in served, "the steps, and nothing else"
+    plain = exported(tmp_path / "false")
+    for name, weight in exported(tmp_path / "step").items():
+        torch.testing.assert_close(weight, plain[name], rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["clm", "mlm"])
+def test_a_run_of_one_graph_goes_on_to_the_bit(objective, dropping, tiny_bert, text, short_text, tmp_path):
+    """With dropout, by inductor, from the middle of an epoch whose last batch is partial."""
+    model = {"clm": dropping, "mlm": tiny_bert}[objective]
+    more = (f"objective={objective}", f"data.train={short_text}", "hardware.compile=step", *SHORT)
+    for folder, steps in (("whole", 5), ("parts", 2), ("parts", 5)):
+        job = compose(*settings(model, text, tmp_path / folder, *more, f"trainer.max_steps={steps}"))
+        in_fresh_process(train, job)
+    assert all(
+        torch.equal(weight, exported(tmp_path / "whole")[n]) for n, weight in exported(tmp_path / "parts").items()
+    )
