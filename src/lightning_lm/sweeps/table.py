@@ -47,7 +47,7 @@ def job_table(folder: Path, jobs: list[JobSettings], errors: Mapping[int, object
             commands.append([sentence, f"  {program()} rerun {shlex.quote(str(folder / str(best)))}"])
     without = [
         textwrap.fill(
-            textwrap.shorten(f"job {run.name} ({brief_settings(job)}) {why}", 2 * width, placeholder=" …"), width
+            textwrap.shorten(f"job {run.name} ({brief_settings(job)}) {why}", 2 * width - 20, placeholder=" …"), width
         )
         for number, (run, job) in enumerate(zip(runs, jobs, strict=True))
         if run.loss is None and (why := result(run.folder, errors.get(number))) != "not run"  # these are counted below
