@@ -53,6 +53,15 @@ def test_one_seed_asks_for_another(tmp_path, capsys):
     assert [(job["optimizer.lr"], job["seed"]) for job in jobs] == [("0.002", "1"), ("0.001", "1")]
 
 
+def test_a_further_seed_is_for_several_configurations(tmp_path, capsys):
+    """Also where the best is told from the other: a seed that it alone has can't be told from what it does to all."""
+    write_sweep(
+        tmp_path / "sweep", {(1e-3, 0.1, 0): 2.9, (1e-3, 0.1, 1): 3.0, (2e-3, 0.1, 0): 3.5, (2e-3, 0.1, 1): 3.6}
+    )
+    jobs, _ = proposed(tmp_path / "sweep", capsys, "--runs", "3")
+    assert [(job["optimizer.lr"], job["seed"]) for job in jobs] == [("0.001", "2"), ("0.002", "2"), ("0.001", "3")]
+
+
 def test_a_run_more_is_least_squares_with_a_row_more():
     """Of a noise known beforehand the covariance with the run is that of the fit that has it."""
     points = mesh(np.array([[-1.0, -1.0], [1.0, 1.0]]), 4)

@@ -45,8 +45,10 @@ def propose(folder: Path, count: int) -> str:
     noise = noise_of(sets)
     over = fitted(sets, noise)
     if over is None:
-        likely = near_best(sets, noise) if noise.freedom else sets
-        about, proposals = "", further_seeds(likely, sweep["search"], count)
+        likely = near_best(sets, noise) if noise.freedom else []
+        likely = likely if len(likely) > 1 else sets
+        reason = f"another seed: noise is {'the limit' if noise.freedom else 'unknown'}"
+        about, proposals = "", further_seeds(likely, sweep["search"], count, reason)
     else:
         about, proposals = shrinking(over, sets, sweep["search"], count)
     lines = [", ".join(f"{short_name(key)} {value}" for key, value in p.settings.items()) for p in proposals]
@@ -69,15 +71,16 @@ def job(c: Configuration, search: list[dict[str, str]]) -> dict[str, str]:
     return search[int(c.runs[0].folder.name)]
 
 
-def further_seeds(sets: list[Configuration], search: list[dict[str, str]], count: int) -> list[Proposal]:
-    """Of the configurations that may be the best, those with the fewest seeds."""
-    seeds = {id(c): sorted(c.seeds) for c in sets}
+def further_seeds(sets: list[Configuration], search: list[dict[str, str]], count: int, reason: str) -> list[Proposal]:
+    """For those with the fewest seeds, first the seeds that others have: one that a single one has tells nothing."""
+    seeds, tried = {id(c): set(c.seeds) for c in sets}, {seed for c in sets for seed in c.seeds}
     proposals = []
     for _ in range(count):
         fewest = min(sets[:count], key=lambda c: len(seeds[id(c)]))
-        seed = max(seeds[id(fewest)]) + 1
-        seeds[id(fewest)].append(seed)
-        proposals.append(Proposal(job(fewest, search) | {"seed": str(seed)}, "another seed: noise is the limit"))
+        seed = min(tried - seeds[id(fewest)], default=max(tried) + 1)
+        seeds[id(fewest)].add(seed)
+        tried.add(seed)
+        proposals.append(Proposal(job(fewest, search) | {"seed": str(seed)}, reason))
     return proposals
 
 
