@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with log_to_stderr(), told_in_one_line({}):
             check(args)
-            if args.command not in ("report", "next"):
+            if args.command not in ("report", "next", "rerun"):  # the first two load none, and a run says it itself
                 tell_of_imports()
             COMMANDS[args.command](args)
             sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import wandb
@@ -9,6 +10,7 @@ from conftest import compose, fork_server
 from wandb_offline import as_rows, inspect, no_account, only, parts, rows, settings  # noqa: F401
 
 from lightning_lm.run import train
+from lightning_lm.runs.folder import read_json
 from lightning_lm.runs.tracking import WandbHistory
 from lightning_lm.training.telemetry import Telemetry
 
@@ -31,8 +33,8 @@ def test_wandb_takes_only_the_rows_that_it_lacks(last, tmp_path):
     assert [row["tokens_seen"] for row in history] == [40, 80, 80, 120, 120, 120]
 
 
-def killed_after(step, job, environ):
-    """Train in a process group of its own, which is killed, with W&B's service, after a step."""
+def killed_after(step, job, environ, service_alone=False):
+    """Train in a process group of its own, which is killed, with W&B's service or that alone, after a step."""
     os.setsid()
     os.environ.clear()
     os.environ.update({name: value for name, value in environ.items() if "WANDB_SERVICE" not in name})
@@ -40,7 +42,11 @@ def killed_after(step, job, environ):
 
     def dying(self, trainer, *args):
         original(self, trainer, *args)
-        if trainer.global_step == step:
+        if trainer.global_step == step and service_alone:
+            for children in Path("/proc/self/task").glob("*/children"):
+                for child in children.read_text().split():
+                    os.kill(int(child), signal.SIGKILL)
+        elif trainer.global_step == step:
             os.killpg(0, signal.SIGKILL)
 
     Telemetry.on_train_batch_end = dying
@@ -59,3 +65,12 @@ def test_rows_that_a_kill_kept_from_wandb_are_sent_again(tiny_gpt2, text, tmp_pa
     expected = rows(tmp_path / "run")
     assert len(before) < 6, "else the kill has taken nothing, and this test shows nothing"
     assert after == [pytest.approx(row, rel=1e-12) for row in expected]
+
+
+def test_a_run_outlives_the_service_of_wandb(tiny_gpt2, text, tmp_path):
+    job = compose(*settings(tiny_gpt2, text, tmp_path / "run", "trainer.max_steps=8", "objective.prompts=[]"))
+    process = fork_server().Process(target=killed_after, args=(5, job, dict(os.environ), True))
+    process.start()
+    process.join()
+    assert process.exitcode == 0 and read_json(tmp_path / "run" / "summary.json")["status"] == "finished"
+    assert (tmp_path / "run" / "train.log").read_text().count("W&B: its service has ended") == 1

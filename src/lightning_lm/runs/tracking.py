@@ -66,6 +66,7 @@ class WandbHistory(WandbLogger):
     """
 
     place = 0
+    lost = False  # its service, a process of its own, has ended
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -75,7 +76,13 @@ class WandbHistory(WandbLogger):
         splits = {name.partition("/")[0] for name in metrics}
         kind = max((n for n, split in enumerate(SPLITS, 1) if split in splits), default=0)
         self.place = max((1 + len(SPLITS)) * step + kind, self.place)
-        self.experiment.log({**metrics, "trainer/global_step": step}, step=self.place)
+        if self.lost:
+            return
+        try:
+            self.experiment.log({**metrics, "trainer/global_step": step}, step=self.place)
+        except OSError as error:
+            self.lost = True
+            log.warning("W&B: its service has ended (%s); the run goes on, and metrics.csv has all rows", error)
 
 
 def display_name(name: str, run: Path) -> str:
