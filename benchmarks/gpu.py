@@ -1,58 +1,155 @@
-"""GPT-2 small and BERT-base on one GPU, ours (``hardware=gpu``) beside Trainer with the same precision and compiler.
+"""Training on one GPU: ours beside a bare loop and Trainer. Results are kept as they come; the next call goes on.
 
-Prints tokens per second, peak memory, and model FLOPs utilisation: the products of a plain forward pass, head at every
-position, times three (Chowdhery et al., 2022, appendix B), over what the device's data sheet promises. Ours leaves out
-positions without a label, and may so show more than it computes: the same count for both makes them comparable.
+Utilisation is that of Chowdhery et al. (2022, appendix B): the products of a plain forward pass, head at every
+position, times three, over what the device's data sheet promises; causal attention counts the half that it needs. Ours
+leaves out positions without a label, and may so show more than it computes: the same count for all makes them
+comparable.
 """
 
 import argparse
+import json
 import os
+import subprocess
 import sys
+import time
+from datetime import date
+from functools import cache
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from inputs import Options
-from measure import PAIR, fresh
+from inputs import ROOT, Options
+from measure import fresh
 from run import number
 
-SHAPES = {  # objective, kind of model, block, blocks per step
-    "GPT-2 small": ("clm", "gpt2", 1024, 16),
-    "BERT-base": ("mlm", "bert", 512, 32),
+SHAPES = {  # objective, kind of model, blocks per step, block
+    "GPT-2 small": ("clm", "gpt2", 16, 1024),
+    "BERT-base": ("mlm", "bert", 32, 512),
+    "GPT-2 small as fine-tuned": ("clm", "gpt2", 8, 128),
+    "BERT-base as fine-tuned": ("mlm", "bert", 8, 128),
 }
+FOLDER = ROOT / "benchmarks" / "gpu"
+HEAD = """Made by `make bench-gpu`. Each side runs in a fresh process, one after the other, from the same weights,
+without dropout. Tokens per second leave out start-up and the first five steps. "whole process" counts
+imports, compiling and data, too. The bare loop has one graph and its batches ready in memory, and does
+nothing else: it is the limit. "Trainer at its best" makes no masks. Utilisation counts the same products on
+all sides, causal attention once.
+
+"""
+
+
+def sides(hardware: str, for_trainer: dict[str, Any]) -> dict[str, tuple[str, str, dict[str, Any]]]:
+    """Name → script, function, its further arguments; the most informative first."""
+    return {
+        "ours": ("ours.py", "steps", {"hardware": hardware}),
+        "Trainer": ("peers.py", "steps", for_trainer),
+        "ours, one graph": ("ours.py", "steps", {"hardware": hardware, "compile": "step"}),
+        "bare loop, one graph": ("peers.py", "one_graph", {"on_cpu": hardware == "cpu"}),
+        "Trainer at its best": ("peers.py", "steps", for_trainer | {"unmasked": True}),
+    }
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, help="lines of text; without it Python's reference text")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--pairs", type=int, default=2)
+    parser.add_argument("--budget", type=float, default=300, help="seconds after which nothing new is begun")
     parser.add_argument("--quick", action="store_true", help="tiny models on the CPU, to see that everything runs")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="where results are kept")
     args = parser.parse_args(argv)
+    began = time.monotonic()
     # One device: Trainer would spread the batch over all that it sees
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     options, hardware = Options(args.text, None, args.quick), "cpu" if args.quick else "gpu"
-    found = fresh("ours.py", "machine", hardware=hardware)
-    if found["device"] is None:
+    machine = fresh("ours.py", "machine", hardware=hardware)
+    if machine["device"] is None:
         print("error: torch sees no CUDA device; make bench-gpu needs one, make bench runs on the CPU", file=sys.stderr)
         return 2
-    print(f"{found['device']}, {found['for_trainer']}\n")
-    print("| model | side | tokens/s | peak memory, GB | model FLOPs utilisation |\n|---|---|---|---|---|")
-    for name, (objective, kind, block, batch) in SHAPES.items():
-        model, text = options.model(kind, 768, 12), options.corpus(4)
-        case = {"objective": objective, "model": model, "text": text, "steps": options.steps(args.steps)}
-        case |= {"block": 64, "batch": 4} if args.quick else {"block": block, "batch": batch}
-        flops = fresh("peers.py", "flops_per_token", objective=objective, model=model, block=case["block"])
-        more = {"ours": {"hardware": hardware}, "Trainer": found["for_trainer"]}
-        pairs = [
-            {side: fresh(script, "steps", **case, **more[side]) for side, script in PAIR.items()}
-            for _ in range(1 if args.quick else args.pairs)
-        ]
-        for side in PAIR:
-            rate, memory = (median(pair[side][key] for pair in pairs) for key in ("tokens_per_second", "peak_memory"))
-            share = f"{rate * flops / found['peak']:.1%}" if found["peak"] else "—"
-            shape = f"{name}, {case['batch']} × {case['block']}"
-            print(f"| {shape} | {side} | {number(rate)} | {memory / 1e9:.2f} | {share} |", flush=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    results = Results(args.out / "results.jsonl", {"device": machine["device"], "code": code(), **machine["versions"]})
+    for pair in range(args.pairs):
+        for shape in SHAPES:
+            case = inputs(options, shape, args.steps)
+            for side, (script, function, more) in sides(hardware, machine["for_trainer"]).items():
+                if (shape, side, pair) in results.done:
+                    continue
+                if time.monotonic() - began > args.budget:
+                    print(f"{args.budget:g} s are over; the same command goes on")
+                    return 0
+                started = time.monotonic()
+                try:
+                    figures = fresh(script, function, **case, **more)
+                except RuntimeError as error:  # such as too little memory, on one side alone
+                    figures = {"failed": str(error).splitlines()[-1]}
+                figures |= {"date": str(date.today()), "seconds": time.monotonic() - started}
+                results.add(shape, side, pair, figures)
+                flops = {name: flops_per_token(options, name, args.steps) for name, *_ in results.done}
+                (args.out / "results.md").write_text(HEAD + results.table(machine["peak"], flops), encoding="utf-8")
+                print(f"{shape}, {side}: {figures}", flush=True)
+    print(f"\n{(args.out / 'results.md').read_text(encoding='utf-8')}")
     return 0
+
+
+def code() -> str:
+    """The commit, with a plus where there are changes besides."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
+    return subprocess.run(git, capture_output=True, text=True).stdout.strip()
+
+
+@cache
+def inputs(options: Options, shape: str, steps: int) -> dict[str, Any]:
+    objective, kind, batch, block = SHAPES[shape]
+    case = {"objective": objective, "model": options.model(kind, 768, 12), "text": options.corpus(4)}
+    sizes = {"batch": 4, "block": 64} if options.quick else {"batch": batch, "block": block}
+    return {**case, **sizes, "steps": options.steps(steps)}
+
+
+@cache
+def flops_per_token(options: Options, shape: str, steps: int) -> float:
+    case = inputs(options, shape, steps)
+    return fresh("peers.py", "flops_per_token", **{name: case[name] for name in ("objective", "model", "block")})
+
+
+class Results:
+    """Measurements as lines of JSON; those of this machine and code count."""
+
+    def __init__(self, path: Path, of: dict[str, str]):
+        self.path, self.of = path, of
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        rows = [json.loads(line) for line in lines]
+        self.done = {(r["shape"], r["side"], r["pair"]): r for r in rows if r["of"] == of}
+
+    def add(self, shape: str, side: str, pair: int, figures: dict[str, Any]) -> None:
+        row = {"shape": shape, "side": side, "pair": pair, "of": self.of, **figures}
+        self.done[shape, side, pair] = row
+        with self.path.open("a", encoding="utf-8") as file:
+            print(json.dumps(row), file=file)
+
+    def table(self, peak: float | None, flops: dict[str, float]) -> str:
+        lines = [", ".join(f"{name} {value}" for name, value in self.of.items()), ""]
+        titles = "shape | side | tokens/s (lowest–highest) | beside ours | utilisation | peak memory, GB"
+        lines += [f"| {titles} | whole process, s | pairs | date |", "|" + "---|" * 9]
+        for shape, side in dict.fromkeys(key[:2] for key in self.done):
+            rows = [row for key, row in self.done.items() if key[:2] == (shape, side)]
+            good = [row for row in rows if "failed" not in row]
+            if not good:
+                lines.append(f"| {shape} | {side} | failed: {rows[0]['failed']} |" + " |" * 6)
+                continue
+            rates = [row["tokens_per_second"] for row in good]
+            memory, seconds = (median(row[key] for row in good) for key in ("peak_memory", "seconds"))
+            ours = self.done.get((shape, "ours", 0), {}).get("tokens_per_second")
+            cells = [
+                f"{number(median(rates))} ({number(min(rates))}–{number(max(rates))})",
+                f"{median(rates) / ours:.2f}" if ours else "–",
+                f"{median(rates) * flops[shape] / peak:.1%}" if peak else "–",
+                f"{memory / 1e9:.2f}",
+                f"{seconds:.0f}",
+                str(len(good)),
+                good[-1]["date"],
+            ]
+            lines.append(f"| {shape} | {side} | {' | '.join(cells)} |")
+        return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import csv
 import json
 import time
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -48,7 +49,14 @@ def of_text(objective: str, model: str, text: str, block: int, cache: str, *more
 
 
 def steps(
-    objective: str, model: str, text: str, batch: int, block: int, steps: int, log_every: int = 10, hardware="cpu"
+    objective: str,
+    model: str,
+    text: str,
+    batch: int,
+    block: int,
+    steps: int,
+    hardware: str = "cpu",
+    compile: str | None = None,
 ) -> dict[str, Any]:
     """Tokens per second of training, peak memory in bytes when its last step ends, and the losses that were logged."""
     with TemporaryDirectory() as folder:
@@ -60,10 +68,11 @@ def steps(
             folder,
             f"trainer.max_steps={steps}",
             f"trainer.global_batch_size={batch}",
-            f"trainer.log_every_n_steps={log_every}",
+            f"trainer.log_every_n_steps={min(10, steps)}",
             "trainer.limit_val_batches=1",
             "optimizer.lr=1e-4",
             f"run_dir={folder}/run",
+            *([f"hardware.compile={compile}"] if compile else []),
             hardware=hardware,
         )
         train(cfg)
@@ -154,7 +163,9 @@ def machine(hardware: str) -> dict[str, Any]:
     if gpu and not torch.cuda.is_available():
         return {"device": None}
     device = torch.cuda.get_device_name() if gpu else "CPU"
-    return {"device": device, "peak": peak_flops(device, wanted.precision, wanted.tf32), "for_trainer": for_trainer}
+    versions = {name: version(name) for name in ("torch", "transformers", "lightning")}
+    peak = peak_flops(device, wanted.precision, wanted.tf32)
+    return {"device": device, "peak": peak, "for_trainer": for_trainer, "versions": versions}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -42,7 +43,7 @@ def test_both_sides_begin_with_the_same_causal_loss(tiny_gpt2, one_batch):
     import peers
 
     case = {"objective": "clm", "model": str(tiny_gpt2), "text": one_batch, "batch": BATCH, "block": BLOCK}
-    mine, theirs = (script.steps(**case, steps=1, log_every=1) for script in (ours, peers))
+    mine, theirs = (script.steps(**case, steps=1) for script in (ours, peers))
     # Trainer divides by all labels of the recipe, though a block's first one is never predicted
     assert mine["losses"] == pytest.approx([theirs["losses"][0] * BLOCK / (BLOCK - 1)], abs=1e-5)
     assert mine["tokens_per_second"] is theirs["tokens_per_second"] is None, "the first steps aren't timed"
@@ -54,7 +55,7 @@ def test_both_sides_begin_with_the_same_masked_loss_for_the_same_masks(tiny_bert
     import peers
 
     case = {"objective": "mlm", "model": str(tiny_bert), "text": str(text), "block": BLOCK}
-    mine = ours.steps(**case, batch=BATCH, steps=1, log_every=1)["losses"]
+    mine = ours.steps(**case, batch=BATCH, steps=1)["losses"]
     parts = build.build(ours.of_text(**case, cache=str(tmp_path)))
     batch = parts.data._batches("train", parts.data.plan("train"), rank=0)[0, 0]
     samples = [{"input_ids": x, "labels": y} for x, y in zip(batch["input_ids"], batch["labels"], strict=True)]
@@ -147,6 +148,23 @@ def test_figures_are_medians_of_pairs_and_say_whether_a_goal_is_met(tmp_path):
         "| some work | seconds, Trainer / ours | ≥ 2.5 met | 2.50 (2.00–3.00) | ours 1.00 s; Trainer 2.50 s | 3 | 20"
     )
     assert "≥ 2.5 **missed** | 2.40 (1.00–9.00)" in lines[-1]
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_keeps_what_it_has_and_goes_on(tmp_path, monkeypatch, capsys):
+    import gpu
+
+    monkeypatch.setattr(gpu, "SHAPES", {name: gpu.SHAPES[name] for name in ("GPT-2 small", "BERT-base")})
+    typed = ["--quick", "--pairs", "1", "--out", str(tmp_path)]
+    assert gpu.main([*typed, "--budget", "0"]) == 0 and "the same command goes on" in capsys.readouterr().out
+    for _ in range(2):
+        assert gpu.main(typed) == 0
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 2 * 5 and not any("failed" in row for row in rows), rows
+    by_side = {(row["shape"], row["side"]): row["tokens_per_second"] for row in rows}
+    ratio = by_side["BERT-base", "Trainer"] / by_side["BERT-base", "ours"]
+    table = (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\| BERT-base \| Trainer \| .* \| {ratio:.2f} \| ", table, re.MULTILINE)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
