@@ -70,7 +70,7 @@ def verdict(runs: list[Run]) -> Verdict:
     times = averaging_times(sets)
     if times and math.isfinite(times[0].steps):
         epochs = f" ({times[0].epochs:.3g} epochs)" if times[0].epochs else ""
-        sentences.append(f"AdamW averages over {times[0].steps:.3g} steps{epochs} in the best configuration.")
+        sentences.append(f"AdamW averages over {times[0].steps:,.0f} steps{epochs} in the best configuration.")
     return Verdict(sentences, searched, times)
 
 

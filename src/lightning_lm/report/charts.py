@@ -56,7 +56,7 @@ def loss_curves(runs: list[Run], unit: str, curves_of: Mapping[str, Curves]) -> 
     styles, legend = line_styles(runs)
     figure = Figure((10, 4.4), layout="constrained")
     titles = {"train/loss": "training", "val/loss": "validation"}
-    for axes, (column, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+    for axes, (column, title) in zip(figure.subplots(1, 2, sharex=True), titles.items(), strict=True):
         heights: list[float] = []
         for rank, run in reversed(list(enumerate(runs))):  # the best on top
             if (curve := curves_of[run.name].get(column)) is None:

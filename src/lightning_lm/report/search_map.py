@@ -41,16 +41,17 @@ def scale_of(values: list[float], reach: float) -> Normalize:
 
 
 def heatmap(axes: Axes, runs: list[Run], sets: list[Configuration], names: list[str], unit: str) -> None:
-    across, down = levels(runs, names[0]), levels(runs, names[1])[::-1]
+    across, up = levels(runs, names[0]), levels(runs, names[1])
     cells: dict[tuple[str, str], Configuration] = {}
     for configuration in sets:  # best first: other settings that vary are at their best
         place = (str(configuration.settings[names[1]]), str(configuration.settings[names[0]]))
         cells.setdefault(place, configuration)
-    grid = [[cells.get((str(y), str(x))) for x in across] for y in down]
+    grid = [[cells.get((str(y), str(x))) for x in across] for y in up]
     values = np.array([[c.mean if c and c.losses else np.nan for c in row] for row in grid])
     norm = scale_of(list(values[np.isfinite(values)]), 10)
     font = min(9, 9 * axes.figure.get_figwidth() / len(across))  # so that a cell's text fits
-    image = axes.imshow(values, cmap="viridis_r", norm=norm, aspect="auto")
+    gaps = {"edgecolors": matplotlib.rcParams["axes.facecolor"], "linewidth": 2}
+    image = axes.pcolormesh(values, cmap="viridis_r", norm=norm, **gaps)
     for (i, j), value in np.ndenumerate(values):
         configuration = grid[i][j]
         if configuration is None:
@@ -59,16 +60,13 @@ def heatmap(axes: Axes, runs: list[Run], sets: list[Configuration], names: list[
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
         color = matplotlib.rcParams["text.color"] if math.isnan(value) else "white" if dark else "black"
         weight = "bold" if configuration is sets[0] else "normal"
-        axes.text(j, i, cell(configuration), ha="center", va="center", color=color, fontsize=font, weight=weight)
-    axes.set_xticks(range(len(across)), map(show, across))
-    axes.set_yticks(range(len(down)), map(show, down))
+        look = {"color": color, "fontsize": font, "weight": weight}
+        axes.text(j + 0.5, i + 0.5, cell(configuration), ha="center", va="center", **look)
+    axes.set_xticks(np.arange(len(across)) + 0.5, map(show, across))
+    axes.set_yticks(np.arange(len(up)) + 0.5, map(show, up))
     axes.set(xlabel=short_name(names[0]), ylabel=short_name(names[1]))
     over = f", best over {', '.join(map(short_name, names[2:]))}" if len(names) > 2 else ""
     axes.set_title(f"validation loss ({unit}){over}")
-    for k in range(1, len(across)):
-        axes.axvline(k - 0.5, color=matplotlib.rcParams["axes.facecolor"], linewidth=2)
-    for k in range(1, len(down)):
-        axes.axhline(k - 0.5, color=matplotlib.rcParams["axes.facecolor"], linewidth=2)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     axes.figure.colorbar(image, ax=axes, extend="max" if np.nanmax(values) > norm.vmax else "neither", pad=0.02)
