@@ -18,5 +18,6 @@ def test_an_unknown_figure_is_said_once(tmp_path, caplog, monkeypatch):
 
 def test_the_columns_are_the_ones_that_scripts_rely_on():
     evaluated = ["loss", "perplexity", "accuracy", "bits_per_byte", "word_perplexity", "tokens"]
+    evaluated += ["masked_loss", "masked_accuracy"]
     assert COLUMNS[:5] == ["step", "epoch", "tokens_seen", "learning_rate", "gradient_norm"]
-    assert COLUMNS[-12:] == [f"{split}/{name}" for split in ("val", "test") for name in evaluated]
+    assert COLUMNS[-16:] == [f"{split}/{name}" for split in ("val", "test") for name in evaluated]

@@ -79,9 +79,10 @@ def fill_mask(args: argparse.Namespace) -> None:
     opened = open_model(args.model, "mlm", strict=True)
     from lightning_lm.objectives.mlm import encode_masked, guesses
 
-    for text, ids in zip(args.text, encode_masked(opened.model, opened.tokenizer, args.text), strict=True):
+    model, tokenizer, shift = opened.model, opened.tokenizer, opened.objective.shift
+    for text, ids in zip(args.text, encode_masked(model, tokenizer, args.text, shift), strict=True):
         print(text)
-        for number, row in enumerate(guesses(opened.model, opened.tokenizer, ids, args.guesses), 1):
+        for number, row in enumerate(guesses(model, tokenizer, ids, args.guesses, shift), 1):
             for rank, (token, probability) in enumerate(row):
                 print(f"{f'mask {number}' if rank == 0 else '':<10}{probability:>7.2%}  {token.strip()}")
 

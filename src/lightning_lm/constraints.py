@@ -44,6 +44,7 @@ def to_steps(value: float, total: int) -> int:
 COUNT = at_least(1)
 PERCENT = Constraint(lambda value: 0 < value < 100, "a number between 0 and 100")
 PROBABILITY = Constraint(lambda value: 0 < value < 1, "a number between 0 and 1, such as 0.15")
+SHARE = Constraint(lambda value: 0 <= value <= 1, "a number from 0 to 1, such as 0.5")
 LENGTH = Constraint(is_share_or_steps, "a share of the run from 0 to below 1, or a whole number of steps")
 SEED = Constraint(lambda value: 0 <= value < 2**32, f"0 to {2**32 - 1}")
 

@@ -30,6 +30,8 @@ EVALUATED = (
     Figure("bits_per_byte", "bits per byte", lower_is_better=True),
     Figure("word_perplexity", "word perplexity", lower_is_better=True),
     Figure("tokens", "tokens scored", shown=False),
+    Figure("masked_loss", "masked loss", lower_is_better=True),  # of objective=hybrid, beside the causal one
+    Figure("masked_accuracy", "masked-token accuracy", lower_is_better=False),
     # a new figure goes here: docs/extending.md
 )
 TRAINING = (  # names of the figures that are logged between evaluations

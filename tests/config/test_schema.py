@@ -15,7 +15,11 @@ from lightning_lm.objectives.schema import ClmConfig, MlmConfig
 from lightning_lm.optim.schema import MuonConfig
 
 OPTIONS = sorted((path.parent.name, path.stem) for path in (ROOT / "conf").glob("*/*.yaml"))
-NEEDS = {"data=hub": ["data.path=some/dataset"], "data=text": ["data.train=a.txt", "data.validation=b.txt"]}
+NEEDS = {
+    "data=hub": ["data.path=some/dataset"],
+    "data=text": ["data.train=a.txt", "data.validation=b.txt"],
+    "experiment=pair_biphasic": ["model.name_or_path=some/model"],
+}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -29,7 +33,8 @@ def test_every_option_composes_and_passes_the_checks(group, option):
 @pytest.mark.parametrize("recipe", [option for group, option in OPTIONS if group == "experiment"])
 @pytest.mark.parametrize("debug", [option for group, option in OPTIONS if group == "debug"])
 def test_every_recipe_composes_with_every_debug(recipe, debug):
-    cfg = compose(f"experiment={recipe}", f"debug={debug}")
+    choice = f"experiment={recipe}"
+    cfg = compose(choice, f"debug={debug}", *NEEDS.get(choice, []))
     assert problems(cfg) == []
     assert cfg.name == recipe
     assert cfg.run_dir.startswith(f"outputs/{recipe}/")

@@ -66,8 +66,10 @@ def trained(tiny_gpt2, tiny_bert, text, small, tmp_path_factory):
         key = (objective, *more)
         if key not in made:
             folder = tmp_path_factory.mktemp("run") / "run"
-            model = {"clm": tiny_gpt2, "mlm": tiny_bert}[objective]
-            run_job(compose(*settings(model, text, folder, f"objective={objective}", f"data.test={small}", *more)))
+            model = tiny_gpt2 if objective == "clm" else tiny_bert
+            own = ["model.config.is_decoder=true"] if objective == "hybrid" else []
+            own += [f"objective={objective}", f"data.test={small}", *more]
+            run_job(compose(*settings(model, text, folder, *own)))
             made[key] = folder
         return made[key]
 
@@ -79,6 +81,8 @@ def trained(tiny_gpt2, tiny_bert, text, small, tmp_path_factory):
     [
         ("clm", ("hardware.devices=2", "hardware.micro_batch_size=2")),
         ("mlm", ("hardware.devices=2", FSDP)),
+        ("hybrid", ("hardware.devices=2",)),
+        pytest.param("hybrid", ("hardware.devices=4", "hardware.micro_batch_size=1"), marks=pytest.mark.slow),
         pytest.param("mlm", ("hardware.devices=2",), marks=pytest.mark.slow),
         pytest.param("clm", ("hardware.devices=2", FSDP, "hardware.micro_batch_size=2"), marks=pytest.mark.slow),
         pytest.param("clm", ("hardware.devices=4",), marks=pytest.mark.slow),

@@ -32,6 +32,20 @@ def test_the_recipes_differ_in_attention_and_objective_alone(size):
     assert [name for name in names if getattr(causal, name) != getattr(masked, name)] == []
 
 
+def test_hybrid_and_biphasic_train_as_long_as_the_pair():
+    hybrid, second = (
+        compose("experiment=pair_hybrid"),
+        compose("experiment=pair_biphasic", "model.name_or_path=some/run"),
+    )
+    for other, side in ((hybrid, "clm"), (second, "mlm")):
+        job = compose(f"experiment=pair_{side}")
+        names = {row.name for row in dataclasses.fields(job)} - {"name", "run_dir", "objective"}
+        differing = {name for name in names if getattr(job, name) != getattr(other, name)}
+        assert differing == (set() if side == "clm" else {"model", "trainer"})
+    half = dataclasses.replace(second.trainer, max_epochs=2 * second.trainer.max_epochs)
+    assert half == hybrid.trainer, "the second of two phases"
+
+
 def test_the_parameters_are_the_same_and_load_across(pair):
     causal, masked = (parts.model for parts in pair[1])
     shapes = [{name: p.shape for name, p in model.named_parameters()} for model in (causal, masked)]

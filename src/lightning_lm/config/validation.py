@@ -25,8 +25,9 @@ def problems(cfg: Config) -> list[Problem]:
     parts: list[Settings] = [cfg.model, cfg.data, cfg.objective, cfg.optimizer, cfg.scheduler, *cfg.callbacks.values()]
     common = (part.problems() for part in (cfg.hardware, cfg.logger, cfg.trainer))
     of_axes = (part.problems() for part in parts)
-    crossing = (vocabulary(cfg), schedule(cfg), callbacks(cfg), batch(cfg), nonfinite(cfg), documents(cfg))
-    return list(chain(unsatisfied(cfg), names(cfg), *common, folders(cfg), secrets(cfg), *of_axes, *crossing))
+    crossing = [vocabulary, schedule, callbacks, batch, nonfinite, documents, sides, mixture, carrying]
+    general = [unsatisfied(cfg), names(cfg), *common, folders(cfg), secrets(cfg)]
+    return list(chain(*general, *of_axes, *(part(cfg) for part in crossing)))
 
 
 def names(cfg: Config) -> Iterator[Problem]:
@@ -98,6 +99,35 @@ def nonfinite(cfg: Config) -> Iterator[Problem]:
         if cfg.hardware.strategy is Strategy.fsdp:
             remedy = "leave it out, or give hardware.strategy=ddp"
             yield Problem("trainer.on_nonfinite", "skip", "not tried with hardware.strategy=fsdp", remedy)
+
+
+def carrying(cfg: Config) -> Iterator[Problem]:
+    place = cfg.model.name_or_path if cfg.model.pretrained else None
+    if cfg.optimizer.carry_state and not (place and (Path(place).expanduser() / "config.yaml").is_file()):
+        wrong = "the weights that training begins with are no run's"
+        yield Problem("optimizer.carry_state", True, wrong, "name a run by model.name_or_path, or leave it out")
+    if cfg.optimizer.carry_state and cfg.hardware.strategy is Strategy.fsdp:
+        remedy = "leave it out, or give hardware.strategy=ddp"
+        yield Problem("optimizer.carry_state", True, "not tried with hardware.strategy=fsdp", remedy)
+
+
+def mixture(cfg: Config) -> Iterator[Problem]:
+    """Of kinds of passes that a device may have or not have in a step, and that change the model's attention."""
+    if not cfg.objective.uniform and cfg.hardware.strategy is Strategy.fsdp:
+        wrong = f"all devices must do the same passes, which objective={cfg.objective.name} doesn't"
+        yield Problem("hardware.strategy", "fsdp", wrong, "give ddp")
+    if not cfg.objective.uniform and cfg.hardware.compile == "step":
+        wrong = f"each step of objective={cfg.objective.name} has other shapes, and each shape a graph of its own"
+        yield Problem("hardware.compile", "step", wrong, "give true or false")
+    if not cfg.objective.uniform and cfg.hardware.gradient_checkpointing:
+        wrong = f"layers would be computed again with an attention that objective={cfg.objective.name} has changed"
+        yield Problem("hardware.gradient_checkpointing", True, wrong, "leave it out")
+
+
+def sides(cfg: Config) -> Iterator[Problem]:
+    if cfg.objective.facts.kind == "masked" and cfg.model.config.get("is_decoder"):
+        remedy = "leave it out, or give another objective"
+        yield Problem("model.config.is_decoder", True, "a masked model looks at both sides of a token", remedy)
 
 
 def documents(cfg: Config) -> Iterator[Problem]:

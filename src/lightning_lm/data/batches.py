@@ -1,6 +1,6 @@
 """A split's windows as batches: items that depend on (seed, epoch, index) and on nothing else."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,16 @@ class Collator(Protocol):
 
     A key is a 64-bit number that fixes all randomness of an epoch (``lightning_lm.data.masking.key``).
     """
+
+    @property
+    def parts(self) -> "Sequence[Collator]":
+        """What collates windows: the collator itself, or those that a mixture is made of."""
+
+    def split(self, windows: WindowBatch, key: np.uint64) -> list[WindowBatch]:
+        """Which of these training windows each part collates. In evaluation each collates all."""
+
+    def weights(self, labels: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+        """How each part's mean loss counts in a step where it has so many labels and blocks, float64 [parts]."""
 
     @property
     def needs_word_starts(self) -> bool:
@@ -44,6 +54,9 @@ class Batches(Dataset):
     [labels], the positions in the flattened batch that have a label; ``attention_mask`` where there is padding; in
     training (``seed`` given) ``num_labels``, the labels of the whole optimiser step over all ranks; in evaluation
     ``words`` and ``bytes``, the size of the text that the scored tokens spell. Evaluation masks differ by ``draw``.
+
+    Of a mixture that is the first part that has windows there, and ``others`` are those of the parts after it. Each has
+    the part's number, ``kind``; in training its ``num_labels`` are the part's, whose mean loss counts by ``weight``.
     """
 
     def __init__(
@@ -60,7 +73,7 @@ class Batches(Dataset):
         self.seed, self.pad_id = seed, pad_id
         self.evaluation = masking.key(EVALUATION, draw) if draw else masking.key(EVALUATION)
         self._order = (-1, np.empty(0, dtype=np.int64))
-        self._labels = ((-1, -1), 0)
+        self._counts = ((-1, -1), np.empty((2, 0), dtype=np.int64))
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         epoch, micro = item
@@ -68,22 +81,35 @@ class Batches(Dataset):
         indices = self._indices(epoch, places if len(places) else np.zeros(1, dtype=np.int64))
         windows = self.windows.take(indices)
         key = self.evaluation if self.seed is None else masking.key(TRAINING, self.seed, epoch)
-        arrays = self.collator.collate(windows, key, self.windows.stream.word_starts)
-        if not len(places):  # this rank only keeps step with the others
+        parts, scored, training = self.collator.parts, bool(len(places)), self.seed is not None
+        of_parts = self.collator.split(windows, key) if training else [windows] * len(parts)
+        batches = [
+            self._collated(part, of_part, key, scored) | {"kind": kind}
+            for kind, (part, of_part) in enumerate(zip(parts, of_parts, strict=True))
+            if len(of_part.tokens)
+        ]
+        # Plain numbers: a low precision would round tensors on their way to the device.
+        if training:
+            alone = self.plan.accumulate == self.plan.world_size == len(parts) == 1  # the micro batch is the whole step
+            own = np.array([[len(batches[0]["labelled"])], [len(places)]])
+            labels, blocks = own if alone else self._counts_of_step(epoch, micro, key)
+            weights = self.collator.weights(labels, blocks)
+            for batch in batches:
+                batch["num_labels"] = torch.tensor(max(1, int(labels[batch["kind"]])))
+                batch["weight"] = float(weights[batch["kind"]])
+        else:
+            batches[0]["words"], batches[0]["bytes"] = self.windows.text_size(indices) if scored else (0.0, 0.0)
+        return {**batches[0], "others": batches[1:]}
+
+    def _collated(self, collator: Collator, windows: WindowBatch, key: np.uint64, scored: bool) -> dict[str, Any]:
+        arrays = collator.collate(windows, key, self.windows.stream.word_starts)
+        if not scored:  # this rank only keeps step with the others
             arrays["labels"] = np.full_like(arrays["labels"], -100)
         if not windows.valid.all():
             arrays["input_ids"] = np.where(windows.valid, arrays["input_ids"], self.pad_id)
             arrays.setdefault("attention_mask", windows.valid.astype(np.int64))
         arrays["labelled"] = np.flatnonzero(arrays["labels"] != -100)
-        batch: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        if self.seed is not None:
-            alone = self.plan.accumulate == self.plan.world_size == 1  # the micro batch is the whole step
-            labels = len(arrays["labelled"]) if alone else self._labels_of_step(epoch, micro, key)
-            batch["num_labels"] = torch.tensor(max(1, labels))
-        else:
-            # Plain numbers: a low precision would round tensors on their way to the device.
-            batch["words"], batch["bytes"] = self.windows.text_size(indices) if len(places) else (0.0, 0.0)
-        return batch
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def _indices(self, epoch: int, places: np.ndarray) -> np.ndarray:
         if self.seed is None:
@@ -92,13 +118,18 @@ class Batches(Dataset):
             self._order = (epoch, order(self.plan.samples, self.seed, epoch))
         return self._order[1][places]
 
-    def _labels_of_step(self, epoch: int, micro: int, key: np.uint64) -> int:
+    def _counts_of_step(self, epoch: int, micro: int, key: np.uint64) -> np.ndarray:
         step = micro // self.plan.accumulate
-        if self._labels[0] != (epoch, step):
+        if self._counts[0] != (epoch, step):
             windows = self.windows.take(self._indices(epoch, self.plan.of_step(step)))
-            labelled = self.collator.labelled(windows, key, self.windows.stream.word_starts)
-            self._labels = ((epoch, step), int(labelled.sum()))
-        return self._labels[1]
+            self._counts = ((epoch, step), counts(self.collator, windows, key, self.windows.stream.word_starts))
+        return self._counts[1]
+
+
+def counts(collator: Collator, windows: WindowBatch, key: np.uint64, word_starts: np.ndarray | None) -> np.ndarray:
+    """Of training windows the labels of each part of the collator, and its windows, int64 [2, parts]."""
+    pairs = zip(collator.parts, collator.split(windows, key), strict=True)
+    return np.array([(part.labelled(of, key, word_starts).sum(), len(of.tokens)) for part, of in pairs]).T
 
 
 class Positions(Sampler):

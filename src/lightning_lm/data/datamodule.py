@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lightning_lm.data import masking
-from lightning_lm.data.batches import EVALUATION, TRAINING, Batches, Collator, Positions
+from lightning_lm.data.batches import EVALUATION, TRAINING, Batches, Collator, Positions, counts
 from lightning_lm.data.cache import DEFAULT_CACHE
 from lightning_lm.data.corpora.corpus import Corpus
 from lightning_lm.data.document_windows import Bounds, bounds, evaluation_windows
@@ -124,7 +124,8 @@ class TextDataModule(L.LightningDataModule):
         windows = self.windows("train")
         first = windows.take(np.arange(min(self.plan("train").samples, max(1, 2**20 // self.block_size))))
         key = masking.key(TRAINING, self.seed, 0)
-        return float(self.collator.labelled(first, key, windows.stream.word_starts).mean())
+        labels, blocks = counts(self.collator, first, key, windows.stream.word_starts).sum(axis=1)
+        return float(labels / (blocks * self.block_size))
 
     def ledger(self) -> dict[str, dict[str, Any]]:
         """Per split: what the text holds, and where each of its tokens went."""

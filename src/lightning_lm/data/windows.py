@@ -17,6 +17,10 @@ class WindowBatch:
     valid: np.ndarray
     scored: np.ndarray
 
+    def where(self, chosen: np.ndarray) -> "WindowBatch":
+        """Those of the windows that are chosen, bool [n]."""
+        return WindowBatch(self.tokens[chosen], self.positions[chosen], self.valid[chosen], self.scored[chosen])
+
 
 @dataclass(frozen=True)
 class Windows:

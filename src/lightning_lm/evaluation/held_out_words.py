@@ -32,7 +32,7 @@ def score_words(subject: Subject, block_size: int | None, sample: int) -> Evalua
     opened, size = subject.opened, subject.window(block_size)
     if size < 4:
         raise refuse("--block-size", size, "it leaves a word no text on both sides", "give 4 or more tokens")
-    encoded(opened.tokenizer, "", causal=False)  # is refused where words aren't told
+    encoded(opened.tokenizer, "", begins=False)  # is refused where words aren't told
     stream, width = subject.stream(word_starts=True), (size - 1) // 2
     drawn = draw(np.flatnonzero(single_token_words(stream.tokens, stream.word_starts, opened.tokenizer)), sample)
     if not len(drawn):
@@ -79,8 +79,8 @@ def single_token_words(tokens: np.ndarray, word_starts: np.ndarray, tokenizer: A
 
 def context_rows(opened: Any, tokens: np.ndarray, places: np.ndarray, width: int) -> dict[str, list[Row]]:
     """Side → a row for each place, in which the token there is labelled, with up to ``width`` tokens on its sides."""
-    tokenizer, causal = opened.tokenizer, opened.objective.facts.kind == "causal"
-    ids, words = encoded(tokenizer, "a", causal=False)
+    tokenizer, causal, shift = opened.tokenizer, opened.objective.facts.kind == "causal", opened.objective.shift
+    ids, words = encoded(tokenizer, "a", begins=shift and not causal)
     of_text = [place for place, word in enumerate(words) if word is not None]
     begin, end, mask = ids[: of_text[0]], ids[of_text[-1] + 1 :], tokenizer.mask_token_id
     rows: dict[str, list[Row]] = {side: [] for side in SIDES if side == "left" or not causal}
@@ -91,6 +91,6 @@ def context_rows(opened: Any, tokens: np.ndarray, places: np.ndarray, width: int
             first, second = around[side]
             inputs = before if causal else [*first, mask, *second]
             labels = [-100] * len(inputs)
-            labels[len(first) - causal] = int(tokens[at])
+            labels[len(first) - shift] = int(tokens[at])
             of_side.append((tuple(inputs), tuple(labels)))
     return rows

@@ -31,7 +31,7 @@ def score_last_words(subject: Subject, block_size: int | None) -> Evaluation:
     model, tokenizer, objective = subject.opened.model, subject.opened.tokenizer, subject.opened.objective
     causal, size = objective.facts.kind == "causal", subject.window(block_size)
     texts = list(chain.from_iterable(subject.corpus.rows(subject.key)))
-    of_passage = [last_word_rows(tokenizer, text, size, causal) for text in texts]
+    of_passage = [last_word_rows(tokenizer, text, size, causal, objective.shift) for text in texts]
     scores = row_scores(model, tokenizer, list(chain.from_iterable(of_passage)))
     passage = np.repeat(range(len(texts)), list(map(len, of_passage)))
     nll, hits = (np.bincount(passage, column) for column in scores.T)
@@ -59,7 +59,7 @@ def score_last_words(subject: Subject, block_size: int | None) -> Evaluation:
     )
 
 
-def last_word_rows(tokenizer: Any, text: str, size: int, causal: bool) -> list[Row]:
+def last_word_rows(tokenizer: Any, text: str, size: int, causal: bool, shift: int) -> list[Row]:
     """What the model gets of a passage, at most ``size`` tokens from its end, in which the last word is labelled.
 
     What the tokenizer puts before a text is kept; what it puts after one is there for a masked model alone.
@@ -67,15 +67,14 @@ def last_word_rows(tokenizer: Any, text: str, size: int, causal: bool) -> list[R
     context, _, word = text.rpartition(" ")
     if not context.strip() or word != word.rstrip() or not word:
         raise refuse("--data", repr(text[-40:]), "a passage without a last word", "end each by a space and a word")
-    ids, words = encoded(tokenizer, text, causal=False)
-    before = sum(word is not None for word in encoded(tokenizer, context.rstrip(), causal=False)[1])
+    ids, words = encoded(tokenizer, text, begins=False)
+    before = sum(word is not None for word in encoded(tokenizer, context.rstrip(), begins=False)[1])
     places = [place for place, word in enumerate(words) if word is not None][before:]
     end = places[-1] + 1 if causal else len(ids)
     begin = max(0, end - size - causal)  # a causal model doesn't get the last token
-    if places[0] < begin + causal:
+    if places[0] < begin + shift:
         raise refuse("--block-size", size, f"{word!r} has more tokens", "raise it, or leave out its passage")
     of_word = [0 if place in places else None for place in range(begin, end)]
     inputs = ids[begin:end]
-    return (
-        [causal_row(inputs, of_word)] if causal else list(masked_rows(inputs, of_word, tokenizer.mask_token_id, True))
-    )
+    masked = masked_rows(inputs, of_word, tokenizer.mask_token_id, True, shift)
+    return [causal_row(inputs, of_word)] if causal else list(masked)

@@ -98,7 +98,7 @@ def score_pairs(model: str, data: str | None = None, most: int | None = None) ->
             right.setdefault(form, []).append((np.sign(bad - good) + 1) / 2)
     flat = [pair for of_paradigm in pairs.values() for pair in of_paradigm]
     causal = opened.objective.facts.kind == "causal"
-    ids, words = encoded(opened.tokenizer, "a", causal)
+    ids, words = encoded(opened.tokenizer, "a", causal or opened.objective.shift)
     names = opened.tokenizer.convert_ids_to_tokens(ids)
     read = ["TEXT" if word is not None else name for name, word in zip(names, words, strict=True)]
     protocol = {

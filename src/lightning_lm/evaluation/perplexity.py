@@ -140,7 +140,8 @@ def score(
         total, batches = draws * len(loaders[0]), chain.from_iterable(loaders)
         for number, batch in enumerate(tqdm(batches, "evaluating", total, unit="batch", leave=False, disable=None)):
             text = {"words": float(batch.pop("words")), "bytes": float(batch.pop("bytes"))}
-            sums = labelled_nll(model, head, {name: x.to(device) for name, x in batch.items()}, with_hits=True)
+            inputs = {name: x.to(device) for name, x in batch.items() if isinstance(x, torch.Tensor)}
+            sums = labelled_nll(model, head, inputs, with_hits=True)
             metric.update(sums.nll, sums.tokens, sums.hits.sum(), **(text if objective.text_metrics else {}))
             if of_tokens is not None:
                 draw, step = divmod(number, plan.steps)

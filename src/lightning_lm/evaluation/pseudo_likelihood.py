@@ -23,15 +23,16 @@ def text_nll(opened: Any, texts: Sequence[str]) -> dict[str, np.ndarray]:
     Raises:
         Refused: a text is too long, or the tokenizer lacks the token to begin with or doesn't tell words.
     """
-    causal, tokenizer, limit = opened.objective.facts.kind == "causal", opened.tokenizer, positions(opened.model)
+    causal, shift = opened.objective.facts.kind == "causal", opened.objective.shift
+    tokenizer, limit = opened.tokenizer, positions(opened.model)
     rows: dict[str, list[Row]] = {form: [] for form in ([LIKELIHOOD] if causal else [PSEUDO, WITHIN_WORD])}
     counts: dict[str, list[int]] = {form: [] for form in rows}
     for text in texts:
-        ids, words = encoded(tokenizer, text, causal)
+        ids, words = encoded(tokenizer, text, causal or shift)
         if limit is not None and len(ids) > limit:
             raise refuse("text", repr(text[:40]), f"{len(ids)} tokens exceed the model's {limit} positions", "cut it")
         for form in rows:
-            of_text = list(masked_rows(ids, words, tokenizer.mask_token_id, form == WITHIN_WORD))
+            of_text = list(masked_rows(ids, words, tokenizer.mask_token_id, form == WITHIN_WORD, shift))
             of_text = [causal_row(ids, words)] if causal else of_text
             rows[form] += of_text
             counts[form].append(len(of_text))
@@ -40,13 +41,16 @@ def text_nll(opened: Any, texts: Sequence[str]) -> dict[str, np.ndarray]:
     return {form: np.bincount(np.repeat(range(len(texts)), counts[form]), nll[form], len(texts)) for form in rows}
 
 
-def encoded(tokenizer: Any, text: str, causal: bool) -> tuple[list[int], list[int | None]]:
-    """A text's tokens, and the number of each one's word, None for special tokens."""
+def encoded(tokenizer: Any, text: str, begins: bool | int) -> tuple[list[int], list[int | None]]:
+    """A text's tokens, and the number of each one's word, None for special tokens.
+
+    Where it ``begins``, with one before it, so that an output comes before the text's first token.
+    """
     if not tokenizer.is_fast:
         raise refuse("model", tokenizer.name_or_path, "its tokenizer doesn't tell where words begin", "name another")
     encoding = tokenizer(text, verbose=False)
     ids, words = encoding["input_ids"], encoding.word_ids()
-    if causal and (not words or words[0] is not None):
+    if begins and (not words or words[0] is not None):
         if (prefix := begin_token(tokenizer)) is None:
             raise refuse("model", tokenizer.name_or_path, "its tokenizer has no token to begin with", "name another")
         ids, words = [prefix, *ids], [None, *words]
@@ -57,10 +61,15 @@ def causal_row(ids: Sequence[int], words: Sequence[int | None]) -> Row:
     return tuple(ids[:-1]), tuple(-100 if w is None else i for i, w in zip(ids[1:], words[1:], strict=True))
 
 
-def masked_rows(ids: Sequence[int], words: Sequence[int | None], mask_id: int, within_word: bool) -> Iterator[Row]:
-    """One row for each token of the text: masked, and with ``within_word`` what follows it in its word, too."""
+def masked_rows(
+    ids: Sequence[int], words: Sequence[int | None], mask_id: int, within_word: bool, shift: int
+) -> Iterator[Row]:
+    """One row for each token of the text: masked, and with ``within_word`` what follows it in its word, too.
+
+    ``shift`` is the objective's: by how many positions the output comes before the token.
+    """
     for at, word in enumerate(words):
         if word is not None:
             hidden = [i == at or (within_word and i > at and words[i] == word) for i in range(len(ids))]
             inputs = tuple(mask_id if masked else i for i, masked in zip(ids, hidden, strict=True))
-            yield inputs, tuple(i if place == at else -100 for place, i in enumerate(ids))
+            yield inputs, tuple(ids[at] if place == at - shift else -100 for place in range(len(ids)))

@@ -37,13 +37,15 @@ def score_pseudo(subject: Subject, block_size: int | None, sample: int) -> Evalu
     if objective.facts.kind != "masked":
         raise refuse("--pseudo", sample, "causal models have a likelihood", "leave it out")
     block_size, stream = subject.window(block_size), subject.stream(word_starts=False)
+    stride = objective.stride(block_size)
     of_text = ~np.isin(stream.tokens, tokenizer.all_special_ids)
+    of_text[: objective.shift] = False  # no output comes before it
     if not of_text.any():
         raise refuse("data", "the text", "none of its tokens can be scored", "give a longer text")
     drawn = draw(np.flatnonzero(of_text), sample)
     chunks = np.array_split(drawn, math.ceil(len(drawn) * block_size / TOKENS_AT_ONCE))
     bar = tqdm(chunks, desc="scoring", leave=False, disable=None)
-    rows = (list(_rows(stream.tokens, chunk, block_size, tokenizer.mask_token_id)) for chunk in bar)
+    rows = (list(_rows(stream.tokens, chunk, block_size, tokenizer.mask_token_id, objective.shift)) for chunk in bar)
     nll = np.concatenate([row_scores(model, tokenizer, of_chunk)[:, 0] for of_chunk in rows])
     text, loss = documents(subject.corpus, subject.key), float(nll.mean())
     document, count = np.repeat(text.of_row, np.diff(stream.row_ends, prepend=0)), len(text.bytes)
@@ -57,10 +59,10 @@ def score_pseudo(subject: Subject, block_size: int | None, sample: int) -> Evalu
         intervals["pseudo_perplexity"] = exp(mean.low), exp(mean.high)
         intervals["pseudo_bits_per_byte"] = by_byte.low, by_byte.high
     separator = subject.text.separator
-    facts = protocol(text.text, separator, tokenizer, objective, block_size=block_size, stride=block_size)
+    facts = protocol(text.text, separator, tokenizer, objective, block_size=block_size, stride=stride)
     return subject.evaluation(
         block_size=block_size,
-        stride=block_size,
+        stride=stride,
         figures={"pseudo_perplexity": exp(loss), "pseudo_bits_per_byte": totals.sum() / in_bits.sum()}
         | {"tokens": len(drawn)},
         labels=LABELS,
@@ -70,9 +72,10 @@ def score_pseudo(subject: Subject, block_size: int | None, sample: int) -> Evalu
     )
 
 
-def _rows(tokens: np.ndarray, drawn: np.ndarray, block_size: int, mask_id: int) -> Iterator[Row]:
+def _rows(tokens: np.ndarray, drawn: np.ndarray, block_size: int, mask_id: int, shift: int) -> Iterator[Row]:
+    stride = block_size - shift
     for at in drawn.tolist():
-        first = at // block_size * block_size
+        first = (at - shift) // stride * stride
         inputs, labels = tokens[first : first + block_size].tolist(), [-100] * min(block_size, len(tokens) - first)
-        labels[at - first], inputs[at - first] = inputs[at - first], mask_id
+        labels[at - first - shift], inputs[at - first] = inputs[at - first], mask_id
         yield tuple(inputs), tuple(labels)

@@ -12,7 +12,7 @@ import yaml
 from lightning_lm import figures
 from lightning_lm.constraints import is_hub_id
 from lightning_lm.figures import SPLITS
-from lightning_lm.objectives.facts import ObjectiveFacts
+from lightning_lm.objectives.facts import MASKED_SHIFT, ObjectiveFacts
 from lightning_lm.objectives.schema import OBJECTIVES
 from lightning_lm.runs.protocol import as_line
 from lightning_lm.runs.summary import notes
@@ -44,13 +44,13 @@ def model_card(run: Path, repo: str | None = None, dataset_card: Mapping[str, An
         _json(run / file) for file in ("summary.json", "ledger.json", "environment.json", "export/config.json")
     )
     objective, dataset = config["objective"]["name"], _hub_id(config["data"].get("path"))
-    facts = OBJECTIVES[objective].facts
+    facts, shifted = OBJECTIVES[objective].facts, bool(export.get(MASKED_SHIFT))
     base, of_dataset = base_model(config), dict(dataset_card or {})
     name = (repo or config.get("name") or run.name).split("/")[-1]
     data = ModelCardData(
         model_name=name,
         library_name="transformers",
-        pipeline_tag=facts.task,
+        pipeline_tag=None if shifted and facts.kind == "masked" else facts.task,  # the pipeline knows no shift
         language=of_dataset.get("language"),
         tags=["lightning-lm", f"{facts.kind}-lm"],
         base_model=base,
@@ -62,10 +62,12 @@ def model_card(run: Path, repo: str | None = None, dataset_card: Mapping[str, An
     text = templates.get_template("model_card.md").render(
         name=name,
         repo=repo,
+        place=repo or "PATH/TO/export",
         config=config,
-        objective=objective,
         kind=facts.kind,
         task=facts.task,
+        shifted=shifted,
+        export=export,
         architectures=export.get("architectures") or [],
         base=base,
         dataset=dataset,

@@ -14,6 +14,7 @@ from lightning_lm.data.schema import SPLITS, DataConfig, HubDataConfig, Prefix, 
 from lightning_lm.errors import EXPORT_AGAIN, Problem, Refused, nearest, refuse
 from lightning_lm.files import export_damage
 from lightning_lm.hub.access import go_offline_if_unreachable
+from lightning_lm.objectives.facts import MASKED_SHIFT
 from lightning_lm.objectives.schema import OBJECTIVES
 from lightning_lm.runs.settings import part_of
 
@@ -87,7 +88,8 @@ def open_model(
     strict = strict or run is not None
     trained_objective = trained_for(place, run) if strict or objective is None else None
     kinds = {name: OBJECTIVES[name].facts.kind for name in (trained_objective, objective) if name is not None}
-    if strict and len(set(kinds.values())) > 1:
+    uses = run.objective.uses if run else {}
+    if strict and len(set(kinds.values())) > 1 and objective not in uses:
         facts = OBJECTIVES[trained_objective].facts
         wrong, remedy = (
             f"it is a {facts.kind} language model",
@@ -105,17 +107,16 @@ def open_model(
     logging.set_verbosity_error()  # what matters of a load is logged by lightning_lm.models.loading
     logging.disable_progress_bar()
     tokenizer = load_tokenizer(place)
-    settings = (
-        run.objective
-        if run and objective in (None, run.objective.name)
-        else OBJECTIVES[objective or trained_objective]()
-    )
+    chosen = objective or trained_objective
+    settings = uses[chosen] if chosen in uses else OBJECTIVES[chosen]()
     for option in masking:
         if not hasattr(settings, option):
             wrong = f"a {settings.facts.kind} model has no masks"
             raise refuse(f"--{option.replace('_', '-')}", masking[option], wrong, "leave it out")
     built = replace(settings, **masking).build(tokenizer)
     model = load_model(place, built, tokenizer)
+    if built.facts.kind == "masked":
+        built.shift = getattr(model.config, MASKED_SHIFT, built.shift)
     if torch.cuda.is_available():
         model.cuda()
     else:

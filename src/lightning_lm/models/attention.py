@@ -25,6 +25,24 @@ def unmasked(model: nn.Module) -> Iterator[None]:
         model.config._attn_implementation = implementation
 
 
+@contextmanager
+def on_both_sides(model: nn.Module) -> Iterator[None]:
+    """Within, the tokens of a causal model look at those behind them, too, as far as transformers can do that."""
+    config, modules = model.config.get_text_config(), [m for m in model.modules() if getattr(m, "is_causal", False)]
+    of_config = vars(config).get("is_causal")
+    for part in (config, *modules):
+        part.is_causal = False
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.is_causal = True
+        if of_config is None:
+            del config.is_causal  # an export would have it, and be causal under any class
+        else:
+            config.is_causal = of_config
+
+
 def needs_no_mask(model: nn.Module, head: OutputHead, batch: dict[str, Tensor]) -> bool:
     """Whether the model's outputs for the first block of a training batch are the same to the bit without masks.
 

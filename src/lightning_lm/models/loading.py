@@ -116,6 +116,8 @@ def load_model(
     if type(config) not in auto._model_mapping:
         wrong = f"{config.model_type} has no head for it in transformers ({auto_class})"
         raise refuse("objective", objective, wrong, "choose the other objective, or another model")
+    if auto is transformers.AutoModelForMaskedLM and getattr(config, "is_decoder", False):
+        config.is_decoder = False  # as a causal model's checkpoint has it
     if name_or_path is None:
         return fuse_gelu(_new_model(auto, config))
     verbosity = transformers_logging.get_verbosity()

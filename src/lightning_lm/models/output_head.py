@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 EVAL_COLUMNS = {"cpu": 2**11, "cuda": 2**18}  # of logits that evaluation builds at once: a CPU's cache holds them
 VOCABULARY_MULTIPLE = {"cpu": 1, "cuda": 64}  # the number of tokens in a product is a multiple of it, or it is slow
 # Keys of a batch that are for us; all others are arguments of the model's forward
-NO_INPUTS = {"labels", "labelled", "num_labels", "words", "bytes"}
+NO_INPUTS = {"labels", "labelled", "num_labels", "words", "bytes", "kind", "weight", "others"}
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Clm(Objective):
         return {"input_ids": windows.tokens, "labels": labels}
 
     def check_model(self, model: PreTrainedModel) -> None:
-        if _sees_the_future(model):
+        if sees_the_future(model):
             wrong = f"{model.config.model_type} looks at the tokens that it should predict"
             raise refuse("objective", self.facts.name, wrong, "set model.config.is_decoder=true, or objective=mlm")
 
@@ -59,7 +59,7 @@ class Clm(Objective):
 
 
 @torch.no_grad()
-def _sees_the_future(model: PreTrainedModel) -> bool:
+def sees_the_future(model: PreTrainedModel) -> bool:
     """Whether outputs change when a later token does, on a short probe."""
     training = model.training
     model.eval()

@@ -1,8 +1,9 @@
 """What is known of an objective before it is built: names for transformers, for the command line and for people."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 PLACEHOLDER = "<mask>"  # in prompts, whatever the tokenizer's own mask token is
+MASKED_SHIFT = "masked_shift"  # in an export's config.json: by how many positions an output comes before its mask
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ CLM = ObjectiveFacts(
     command=("generate", "--prompt 'The'"),
     card_labels={"perplexity": "perplexity (per token)", "accuracy": "next-token accuracy"},
 )
+HYBRID = replace(CLM, name="hybrid", architectures=())  # a model of it is told by its run, not by its architecture
 MLM = ObjectiveFacts(
     name="mlm",
     auto_class="AutoModelForMaskedLM",

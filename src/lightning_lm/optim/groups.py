@@ -52,6 +52,14 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, *, fused: bool = 
     return optimizers[0] if len(optimizers) == 1 else CombinedOptimizer(optimizers)
 
 
+def with_state(optimizer_state: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """A state dict that has another's moments and counts; rates and decay stay."""
+    if "members" in optimizer_state:
+        pairs = zip(optimizer_state["members"], other["members"], strict=True)
+        return {"members": [with_state(*pair) for pair in pairs]}
+    return {**optimizer_state, "state": other["state"]}
+
+
 def update_unless(nonfinite: torch.Tensor, optimizer: Optimizer) -> None:
     """Have the optimizer's next update change neither weights nor state if ``nonfinite``, a bool on their device.
 

@@ -45,6 +45,7 @@ class OptimizerConfig(Settings, ABC):
     lr: float = setting(2e-5, positive(", such as 2e-5"))
     weight_decay: float = setting(0.01, NOT_NEGATIVE)
     groups: list[GroupConfig] = setting([])
+    carry_state: bool = False  # begin with the state of the run that model.name_or_path names, of its best step
     members: ClassVar[tuple[str, ...]]
 
     def problems(self) -> Iterator[Problem]:

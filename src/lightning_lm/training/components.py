@@ -24,8 +24,10 @@ from lightning_lm.faults import SAYS_NO_MEMORY, innermost
 from lightning_lm.models.flops import training_flops
 from lightning_lm.models.loading import fit_together, layers, load_tokenizer
 from lightning_lm.models.schema import TRAIN
+from lightning_lm.objectives.facts import MASKED_SHIFT
 from lightning_lm.objectives.objective import Objective
 from lightning_lm.optim.groups import sort_parameters
+from lightning_lm.training.carrying import carried_state
 
 DEFAULT_EPOCHS = 3  # where no duration is named
 PROFILED_STEPS = 10  # that a trace takes, with those before it
@@ -91,6 +93,8 @@ def check_components(cfg: Config, components: RunComponents) -> None:
         member = cfg.optimizer.members[0]
         row = "{decay: true}" if member == "adamw" else f"{{decay: true, optimizer: {member}}}"
         raise refuse("optimizer.groups", "…", str(error), f"end the table with {row}") from error
+    if cfg.optimizer.carry_state:
+        carried_state(cfg, model)
     steps = sum(to_steps(phase, max_steps) for phase in cfg.scheduler.phases.values())
     if cfg.trainer.max_minutes is None and steps > max(max_steps, 1):
         wrong = f"warmup and decay take {steps} of the run's {max_steps} steps"
@@ -151,6 +155,9 @@ def build_model(cfg: Config, tokenizer: Any, objective: Objective) -> nn.Module:
     with failing_in_one_line(cfg, 1):
         fit_together(model, tokenizer, cfg.data.block_size)
         objective.check_model(model)
+    shift = max((part.shift for part in objective.parts if part.facts.kind == "masked"), default=0)
+    if shift or hasattr(model.config, MASKED_SHIFT):  # as another run's export has it
+        setattr(model.config, MASKED_SHIFT, shift)
     if cfg.hardware.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     if cfg.hardware.compile:  # one graph for all: outside them are the masks, and the hooks of output_head.py

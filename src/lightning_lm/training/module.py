@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import lightning as L
 import torch
@@ -19,6 +20,8 @@ from lightning_lm.objectives.objective import Objective
 from lightning_lm.optim.groups import build_optimizer, update_unless
 from lightning_lm.optim.schema import AdamWConfig, SchedulerConfig, build_scheduler
 from lightning_lm.training.metrics import TokenNLL
+
+BESIDE = ("loss", "accuracy")  # figures of a mixture's further parts
 
 
 class LanguageModel(L.LightningModule):
@@ -47,12 +50,12 @@ class LanguageModel(L.LightningModule):
             StepGraph(model, self.head).nll if compiled == "step" else partial(labelled_nll, model, self.head)
         )
         self.objective = objective
-        self.needs_no_mask: bool | None = None  # until the first batch
+        self.needs_no_mask: dict[int, bool] = {}  # kind → that, from its first batch on
         self.skips = skips
         self.exact_norm = exact_norm
         self.configure = configure or _configure_adamw
         self.train_nll = TokenNLL()
-        self.eval_nll = TokenNLL()
+        self.eval_nll = nn.ModuleList(TokenNLL() for _ in objective.parts)
         self.gradient_norm = torch.zeros(())
         self.figures: dict[str, float] = {}  # of the latest evaluation
 
@@ -60,19 +63,25 @@ class LanguageModel(L.LightningModule):
         optimizer, scheduler = self.configure(self.model)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        if self.needs_no_mask is None:
-            self.needs_no_mask = needs_no_mask(self.model, self.head, batch)
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        # Ranks' gradients will be averaged and micro batches' losses divided by their number: both are undone here.
+        passes = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        parts = self.objective.passes(self.model, batch)
+        return sum(self._nll(part, kind) * (part.get("weight", 1) * passes) for kind, part in parts)
+
+    def _nll(self, batch: dict[str, Any], kind: int) -> Tensor:
+        """Over the batch's labels, divided by all that the step has of this kind."""
+        if kind not in self.needs_no_mask:
+            self.needs_no_mask[kind] = needs_no_mask(self.model, self.head, batch)
         with (
             nullcontext() if self.head.compiled else recomputed(self.model),
-            unmasked(self.model) if self.needs_no_mask else nullcontext(),
+            unmasked(self.model) if self.needs_no_mask[kind] else nullcontext(),
         ):
             sums = self.training_nll(batch)
         nll = sums.nll.detach()
         counts = torch.isfinite(nll) if self.skips else 1
         self.train_nll.update(torch.where(counts, nll, 0) if self.skips else nll, sums.tokens * counts)
-        # Ranks' gradients will be averaged and micro batches' losses divided by their number: both are undone here.
-        return sums.nll / batch["num_labels"] * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
+        return sums.nll / batch["num_labels"]
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -93,10 +102,12 @@ class LanguageModel(L.LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         optimizer.zero_grad()  # Lightning would keep the gradients through the next forward pass
 
-    def _score(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        sums = labelled_nll(self.model, self.head, batch, with_hits=True)
-        text = {"words": batch["words"], "bytes": batch["bytes"]} if self.objective.text_metrics else {}
-        self.eval_nll.update(sums.nll, sums.tokens, sums.hits.sum(), **text)
+    def _score(self, batch: dict[str, Any], batch_idx: int) -> None:
+        for kind, part in self.objective.passes(self.model, batch):
+            sums = labelled_nll(self.model, self.head, part, with_hits=True)
+            of_text = self.objective.parts[kind].text_metrics
+            text = {"words": part["words"], "bytes": part["bytes"]} if of_text else {}
+            self.eval_nll[kind].update(sums.nll, sums.tokens, sums.hits.sum(), **text)
 
     validation_step = test_step = _score
 
@@ -107,8 +118,12 @@ class LanguageModel(L.LightningModule):
         self._keep_figures("test")
 
     def _keep_figures(self, split: str) -> None:
-        self.figures = {f"{split}/{name}": value for name, value in self.eval_nll.compute().items()}
-        self.eval_nll.reset()
+        first, *others = (nll.compute() for nll in self.eval_nll)
+        for part, of_part in zip(self.objective.parts[1:], others, strict=True):
+            first |= {f"{part.facts.kind}_{name}": of_part[name] for name in BESIDE if name in of_part}
+        self.figures = {f"{split}/{name}": value for name, value in first.items()}
+        for nll in self.eval_nll:
+            nll.reset()
         for name, value in self.figures.items():  # for checkpoints, early stopping and the progress bar
             exact = torch.tensor(value, dtype=torch.float64)
             self.log(name, exact, logger=False, prog_bar=name == "val/loss")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 
 from lightning_lm.config.schema import Config
 from lightning_lm.errors import refuse
@@ -19,6 +20,7 @@ from lightning_lm.models.activations import recomputed
 from lightning_lm.models.loading import vocabulary_size
 from lightning_lm.models.loss import labelled_nll
 from lightning_lm.models.output_head import find_head
+from lightning_lm.objectives.objective import Objective
 from lightning_lm.runs.folder import read_json, write_json
 from lightning_lm.training.components import RunComponents, accelerator, failing_in_one_line
 
@@ -46,7 +48,7 @@ def probe(cfg: Config, components: RunComponents, run: Path) -> None:
     batch = components.data.first_training_batch(cfg.hardware.devices * cfg.hardware.nodes)
     batch["input_ids"] = batch["input_ids"].clone()
     batch["input_ids"][-1, -1] = vocabulary_size(components.tokenizer) - 1
-    loss = _pass(cfg, components.model.to(device).train(), batch)
+    loss = _pass(cfg, components.model.to(device).train(), components.objective, batch)
     if not math.isfinite(loss):
         wrong = f"its loss is {loss} before the first step"
         raise refuse("model", cfg.model.tag, wrong, "choose another checkpoint, or another hardware.precision")
@@ -65,15 +67,16 @@ def _shape(cfg: Config) -> str:
     return json.dumps([asdict(part) if hasattr(part, "__dataclass_fields__") else part for part in shape], default=str)
 
 
-def _pass(cfg: Config, model: Any, batch: dict[str, Any]) -> float:
+def _pass(cfg: Config, model: Any, objective: Objective, batch: dict[str, Any]) -> float:
     device = next(model.parameters()).device
     low = {"bf16": torch.bfloat16, "16": torch.float16}.get(cfg.hardware.precision.partition("-")[0])
     precision = torch.autocast(device.type, low) if low else nullcontext()
-    inputs = {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in batch.items()}
+    inputs = move_data_to_device(batch, device)
     try:
         with failing_in_one_line(cfg, len(inputs["input_ids"])), torch.compiler.set_stance("force_eager"):
             with torch.random.fork_rng([device] if device.type == "cuda" else []), precision, recomputed(model):
-                nll = labelled_nll(model, find_head(model), inputs).nll
+                head, parts = find_head(model), objective.passes(model, inputs)
+                nll = sum(labelled_nll(model, head, part).nll for _, part in parts)
             nll.backward()
             return float(nll.detach())
     finally:

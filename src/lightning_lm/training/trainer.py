@@ -16,10 +16,11 @@ from torch import nn
 
 from lightning_lm.config.composition import as_settings
 from lightning_lm.config.schema import Config, HardwareConfig
-from lightning_lm.optim.groups import build_optimizer
+from lightning_lm.optim.groups import build_optimizer, with_state
 from lightning_lm.optim.schema import build_scheduler
 from lightning_lm.runs.tracking import RunFolderLogger, display_name, wandb_logger
 from lightning_lm.training.agreement import Agreement
+from lightning_lm.training.carrying import carried_state
 from lightning_lm.training.checkpoints import BestCheckpoint, LastCheckpoint, WholeCheckpointIO
 from lightning_lm.training.components import PROFILED_STEPS, RunComponents, accelerator
 from lightning_lm.training.control import Budget, KeepFreedMemory, StepSeed
@@ -79,6 +80,8 @@ def build_module(cfg: Config, components: RunComponents, budget: Budget) -> Lang
     def configure(model: nn.Module):
         # In 16-mixed, gradients must be unscaled before they are clipped, which torch's fused optimizers don't allow
         optimizer = build_optimizer(model, cfg.optimizer, fused=cfg.hardware.precision != "16-mixed")
+        if cfg.optimizer.carry_state:
+            optimizer.load_state_dict(with_state(optimizer.state_dict(), carried_state(cfg, model)))
         total_steps = TIMED_STEPS if timed else components.max_steps
         progress = (lambda: budget.progress) if timed else None
         return optimizer, build_scheduler(optimizer, cfg.scheduler, total_steps, progress)
