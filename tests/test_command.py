@@ -32,6 +32,7 @@ def test_command_refuses_in_one_line_and_leaves_nothing(overrides, expected, tmp
     [
         ("--optimizer.lr=0.02", "--optimizer.lr=0.02: no such flag; settings have no dashes: optimizer.lr=0.02"),
         ("~logger", "~logger=: its defaults would stay; choose an option: logger=OPTION"),
+        ("~logger=wandb", "~logger=wandb: its defaults would stay; choose an option: logger=OPTION"),
         ("hydra.job.chdir=true", "hydra.job.chdir=true: relative paths would lead elsewhere; leave it out"),
         ("++hydra.job.chdir=true", "hydra.job.chdir=true: relative paths would lead elsewhere; leave it out"),
         ("optimizer=[adamw,muon]", "optimizer=[adamw,muon]: it takes one option; name one; -m lists several"),

@@ -25,6 +25,7 @@ from lightning_lm.runs.folder import read_json
         (OSError(errno.EDQUOT, "x", "{cache}/a"), "data.cache_dir={cache}/a: your quota of this disk is used up"),
         (OSError(errno.EROFS, "x", "{run}"), "run_dir={run}: its file system is read-only; choose a folder"),
         (PermissionError(errno.EACCES, "x", "/text"), "file=/text: there is no permission for it; correct"),
+        (OSError(errno.ENAMETOOLONG, "x", "/long"), "file=/long: its name is too long; choose a shorter one"),
         (FileNotFoundError(errno.ENOENT, "x", "/text"), "file=/text: it has vanished; see what removes it"),
         (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), "run_dir="),
         (OSError("1024 requested and 0 written"), "run_dir="),
@@ -158,6 +159,9 @@ def broken(folder, name):
             save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         case "pointer":
             (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+        case "pickle":
+            (folder / "model.safetensors").unlink()
+            torch.save({"transformer.wte.weight": subprocess.Popen}, folder / "pytorch_model.bin")
         case "config broken":
             (folder / "config.json").write_text("{")
         case "code of its own":
@@ -170,6 +174,9 @@ def broken(folder, name):
         case "no tokenizer":
             for path in folder.glob("tokenizer*"):
                 path.unlink()
+        case "empty":
+            for path in folder.iterdir():
+                path.unlink()
 
 
 @pytest.mark.parametrize(
@@ -180,10 +187,18 @@ def broken(folder, name):
         ("weights of another model", "model.name_or_path={}: its checkpoint has none of the model's weights; choose "),
         ("too large", "model=gpt2: its logits are no finite numbers, though its weights are; choose another check"),
         ("pointer", "model.name_or_path={}: its weights can't be loaded: model.safetensors is a pointer of Git LFS; "),
+        (
+            "pickle",
+            "model.name_or_path={}: its weights can't be loaded: its pickle holds more than weights, and is not",
+        ),
         ("config broken", "model.name_or_path={}: no model can be loaded: Expecting property name"),
         ("code of its own", "model.name_or_path={}: no model can be loaded: it comes with code of its own, which is "),
         ("adapter", "model.name_or_path={}: no model can be loaded: it is an adapter without its model; merge it"),
         ("no tokenizer", "model.tokenizer={}: "),
+        (
+            "empty",
+            "model.tokenizer={}: no tokenizer can be loaded: Couldn't instantiate the backend tokenizer from one of: (",
+        ),
     ],
 )
 def test_a_model_folder_with_one_thing_wrong(name, line, dropping, text, tmp_path, monkeypatch):
@@ -191,7 +206,7 @@ def test_a_model_folder_with_one_thing_wrong(name, line, dropping, text, tmp_pat
     shutil.copytree(dropping, folder)
     broken(folder, name)
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # to any question
-    tokenizer = "null" if name == "no tokenizer" else dropping
+    tokenizer = "null" if name in ("no tokenizer", "empty") else dropping
     job = compose(*settings(folder, text, tmp_path / "run", f"model.tokenizer={tokenizer}"))
     with pytest.raises(Refused) as refused:
         start(job, named=True)
@@ -200,11 +215,22 @@ def test_a_model_folder_with_one_thing_wrong(name, line, dropping, text, tmp_pat
     assert not (tmp_path / "run").exists() and not (folder / "ran").exists()
 
 
-def test_a_command_gets_the_remedy_that_fits_as_well(dropping, text, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("pointer", "; fetch the files themselves with git lfs pull\n"),
+        ("config broken", "; check the folder's files, or name one that save_pretrained has written\n"),
+        (
+            "code of its own",
+            "it comes with code of its own, which is never run here; choose a model of transformers' own\n",
+        ),
+    ],
+)
+def test_a_command_gets_the_remedy_that_fits_as_well(name, line, dropping, text, tmp_path, capsys):
     shutil.copytree(dropping, tmp_path / "model")
-    broken(tmp_path / "model", "pointer")
+    broken(tmp_path / "model", name)
     assert main(["evaluate", str(tmp_path / "model"), "--data", str(text)]) == 2
-    assert capsys.readouterr().err.endswith("; fetch the files themselves with git lfs pull\n")
+    assert capsys.readouterr().err.endswith(line)
 
 
 @pytest.mark.parametrize(

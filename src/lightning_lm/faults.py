@@ -19,6 +19,7 @@ CAUSES = {
     errno.EACCES: ("there is no permission for it", "correct its permissions, or choose another"),
     errno.EPERM: ("there is no permission for it", "correct its permissions, or choose another"),
     errno.ENOENT: ("it has vanished", "see what removes it, and start again"),
+    errno.ENAMETOOLONG: ("its name is too long", "choose a shorter one"),
     errno.EIO: ("the disk reports an error", "check the disk, or choose a folder on another one"),
     errno.ESTALE: ("its network file system lost it", "mount it again"),
     errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
@@ -74,8 +75,10 @@ def innermost(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
+    """What an error says first; all that it says, where that only announces a list."""
     text = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-    return next(filter(None, (line.strip() for line in text.splitlines())), "").rstrip(".:")
+    first = next(filter(None, (line.strip() for line in text.splitlines())), "")
+    return (" ".join(text.split()) if first.endswith(":") else first).rstrip(".:")
 
 
 def _of_storage(number: int, filename: object, places: Mapping[str, str | Path]) -> Problem:

@@ -41,8 +41,9 @@ def start(job: Config, named: bool, run_test: bool = True) -> float:
     hardware = job.hardware
     several = hardware.devices * hardware.nodes > 1 or hardware.strategy is Strategy.fsdp or hardware.restarts > 0
     processes = launched(os.environ)
-    check(job)  # before there is a folder
     try:
+        with told_in_one_line({"run_dir": job.run_dir}):
+            check(job)  # before there is a folder
         if processes is not None:
             check_launched(job, processes, named)
         with stopping_on_signals(), told_in_one_line({"run_dir": job.run_dir}):

@@ -171,6 +171,11 @@ def test_bad_setting_is_refused_in_one_line(overrides, begins, says):
         assert text not in told[0]
 
 
+def test_no_line_holds_a_password():
+    told = refusal(["logger.project='https://me:secret@host/x'", "model.name_or_path='https://me:secret@host/x'"])
+    assert len(told) == 4 and "secret" not in "".join(told)
+
+
 def test_all_problems_are_told_at_once():
     told = refusal(
         ["model=gpt3", "optimizer.lrr=1", "logger.name=x", "seed=x", "trainer.patience=0", "+foo=1", "data.splits=[a"]

@@ -45,6 +45,8 @@ def test_it_is_what_the_whole_command_gives(more):
         (["optimizer.lr=1,2"], "several values"),
         (["experiment=quickstart"], "experiment=quickstart: a rerun takes options of axes and of debug only"),
         (["debug=one"], "debug=one: no such option; there are one_step, overfit, profiler"),
+        (["~logger"], "~logger=: its defaults would stay; choose an option: logger=OPTION"),
+        (["hydra.job.chdir=true"], "hydra.job.chdir=true: relative paths"),
         (["optimizer=adamw", "optimizer.momentum=0.9"], "optimizer.momentum=0.9: no such setting; .*optimizer=muon"),
     ],
 )

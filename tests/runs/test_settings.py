@@ -174,6 +174,9 @@ def test_no_settings_are_no_run(tmp_path):
         config_of(tmp_path)
     with pytest.raises(Refused, match="can't be read"):
         same_settings(tmp_path, compose(*BASE))
+    (tmp_path / "config.yaml").write_text("a: 1\na: 2\n")
+    with pytest.raises(Refused, match="is no run's .found duplicate key a"):
+        config_of(tmp_path)
     OmegaConf.save({"data": {"train": 1, "unheard": 2}}, tmp_path / "config.yaml")
     with pytest.raises(Refused, match="0 options of data"):
         part_of(tmp_path, "data")

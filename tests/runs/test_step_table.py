@@ -3,11 +3,14 @@
 import csv
 
 import pandas as pd
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightning_lm.api import Run
+from lightning_lm.errors import Refused
 from lightning_lm.runs.step_table import StepTable
+from lightning_lm.runs.tracking import RunFolderLogger
 
 COLUMNS = ["step", "prompt", "text"]
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
@@ -36,3 +39,21 @@ def test_negative_numbers_stay_numbers(tmp_path):
     table.append({"step": 1, "figure": -0.5})
     table.rewind(1)
     assert table.path.read_text() == "step,figure\n1,-0.5\n"
+
+
+def test_rows_that_a_run_lacks_when_it_goes_on_are_told(tmp_path, caplog):
+    logger = RunFolderLogger(tmp_path)
+    for step in (10, 20):
+        logger.log_metrics({"train/loss": 3.25}, step)
+    logger.go_on_from(29, 10)
+    assert not caplog.records
+    logger.go_on_from(30, 10)
+    assert caplog.messages == [f"{tmp_path / 'metrics.csv'}: the last rows before step 30 are lost"]
+    logger.table.path.write_text(logger.table.path.read_text().replace("3.25", "3&25", 1))
+    with pytest.raises(Refused, match="metrics.csv: it is damaged: .*; restore it, or delete that row"):
+        logger.go_on_from(20, 10)  # else it would end the run when its plots are drawn
+
+
+def test_a_run_that_begins_lacks_no_rows(tmp_path, caplog):
+    RunFolderLogger(tmp_path).go_on_from(0, 10)
+    assert not caplog.records

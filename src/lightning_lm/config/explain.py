@@ -22,6 +22,7 @@ from yaml import YAMLError
 from lightning_lm.config.overrides import diagnose
 from lightning_lm.config.schema import AXES
 from lightning_lm.errors import Died, Problem, Refused, refuse
+from lightning_lm.logs import CREDENTIALS
 
 ONE_OPTION = {*AXES, "trainer", "hardware", "logger"} - {"callbacks"}
 COMPOSING = (HydraException, OmegaConfBaseException, YAMLError, OSError)  # what Hydra raises of files that are wrong
@@ -73,8 +74,8 @@ def check_form(argv: Sequence[str]) -> None:
             wrong.append(Problem(flag, value, "a run is composed from conf/", RERUN))
     for text in args.overrides:
         name, _, value = text.lstrip("+").partition("=")
-        if text.startswith("~") and text[1:].isidentifier():
-            wrong.append(Problem(text, "", "its defaults would stay", f"choose an option: {text[1:]}=OPTION"))
+        if name.startswith("~") and name[1:].isidentifier():
+            wrong.append(Problem(name, value, "its defaults would stay", f"choose an option: {name[1:]}=OPTION"))
         elif name == "hydra.job.chdir" and value.lower() != "false":
             wrong.append(Problem(name, value, "relative paths would lead elsewhere", "leave it out"))
         elif name in ONE_OPTION and value.startswith("["):
@@ -140,7 +141,8 @@ def in_files(error: Exception) -> str:
 
 
 def on_one_line(text: str) -> str:
-    return " ".join(text.split())
+    """Without what a URL holds of a password: batch systems keep what is told here."""
+    return CREDENTIALS.sub("…", " ".join(text.split()))
 
 
 def remove_empty(folder: Path) -> None:

@@ -6,6 +6,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_lm.config.composition import CONF, SCHEMA, as_settings, flat, hydra_at, options, register, typed_job
+from lightning_lm.config.explain import check_form
 from lightning_lm.config.overrides import setting, unreadable, values_of, wrong_form, wrong_options
 from lightning_lm.config.schema import Config, chosen
 from lightning_lm.errors import Problem, Refused
@@ -20,6 +21,7 @@ def changed(before: Config, texts: list[str]) -> Config:
     Raises:
         Refused: with all that is wrong with the overrides.
     """
+    check_form(texts)
     saved, choices = as_settings(before), {axis: _schema(option) for axis, option in chosen(before).items()}
     saved.pop("run_dir")
     register()

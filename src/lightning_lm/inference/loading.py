@@ -5,7 +5,7 @@ from dataclasses import replace
 from torch import nn
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from lightning_lm.errors import Refused, refuse
+from lightning_lm.errors import Refused
 from lightning_lm.models import loading
 from lightning_lm.objectives.objective import Objective
 from lightning_lm.objectives.schema import OBJECTIVES
@@ -62,9 +62,8 @@ def objective_of(place: str) -> str | None:
     """
     try:
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".:")
-        raise refuse("model", place, f"no model found ({reason})", MODEL) from error
+    except Exception as error:
+        raise as_model(loading.refusal("model.name_or_path", place, "no model found", error)) from error
     for architecture in config.architectures or []:
         for name, option in OBJECTIVES.items():
             if architecture.endswith(option.facts.architectures):

@@ -35,7 +35,7 @@ def load_tokenizer(name_or_path: str, revision: str | None = None) -> PreTrained
         with imports_uncollected():
             tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
     except Exception as error:
-        raise _refusal("model.tokenizer", name_or_path, "no tokenizer can be loaded", error) from error
+        raise refusal("model.tokenizer", name_or_path, "no tokenizer can be loaded", error) from error
     if vocabulary_size(tokenizer) <= len(tokenizer.all_special_ids):
         wrong = "its tokenizer has no tokens but special ones: its files are missing"
         raise refuse("model.tokenizer", name_or_path, wrong, "name a folder that has tokenizer.json or vocab files")
@@ -82,7 +82,7 @@ def load_config(
         raise
     except Exception as error:
         setting, value = ("model.name_or_path", name_or_path) if name_or_path else ("model.model_type", model_type)
-        raise _refusal(setting, value, "no model can be loaded", error) from error
+        raise refusal(setting, value, "no model can be loaded", error) from error
     fields = sorted({*base.to_dict(), *base.attribute_map})
     unknown = [name for name in overrides if name not in fields]
     if unknown:
@@ -135,7 +135,7 @@ def load_model(
     except (MemoryError, Refused):
         raise
     except Exception as error:
-        raise _refusal("model.name_or_path", name_or_path, "its weights can't be loaded", error) from error
+        raise refusal("model.name_or_path", name_or_path, "its weights can't be loaded", error) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
     for name, saved, needed in sorted(info["mismatched_keys"]):
@@ -172,13 +172,15 @@ def _new_model(auto: Any, config: PretrainedConfig) -> nn.Module:
     return model
 
 
-def _refusal(setting: str, name_or_path: str | None, part: str, error: Exception) -> Refused:
+def refusal(setting: str, name_or_path: str | None, part: str, error: Exception) -> Refused:
     """The innermost cause, with the remedy that fits it."""
     place = Path(name_or_path or "").expanduser()
     reason, remedy = innermost(error), UNREACHABLE
     text = " ".join(map(str, chain(error)))
     if "trust_remote_code" in text:
         reason, remedy = "it comes with code of its own, which is never run here", "choose a model of transformers' own"
+    elif "weights_only" in text:
+        reason, remedy = "its pickle holds more than weights, and is not read", "save it with safetensors"
     elif isinstance(error, ImportError):
         remedy = "install the package that it names"
     elif name_or_path and place.is_dir():

@@ -14,6 +14,7 @@ from lightning_lm.config.composition import as_settings, flat
 from lightning_lm.config.schema import AXES, Config, chosen
 from lightning_lm.constraints import default_of, walk
 from lightning_lm.errors import Problem, Refused, refuse
+from lightning_lm.faults import first_line
 from lightning_lm.runs.folder import LOCK, is_finished, read_json
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,12 @@ def read_settings(run: Path) -> dict[str, Any]:
     return settings
 
 
+def _no_run(run: Path, error: Exception) -> Refused:
+    # What YAML tells first is the place
+    reason = getattr(error, "problem", None) or first_line(error) or type(error).__name__
+    return refuse("run", run, f"its config.yaml is no run's ({reason})", "name the folder of a run, or of a model")
+
+
 # ------------------------------------------------------------------------------------------------- typed settings
 
 
@@ -52,8 +59,7 @@ def part_of(run: Path, axis: str) -> Any:
         kind = AXES[axis][option] if option else _fitting_class(axis, saved)
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), _before(kind), saved))
     except UNREADABLE as error:
-        wrong = f"its config.yaml is no run's ({(str(error) or type(error).__name__).splitlines()[0]})"
-        raise refuse("run", run, wrong, "name the folder of a run, or of a model") from error
+        raise _no_run(run, error) from error
 
 
 def _before(kind: Any) -> dict[str, Any]:
@@ -93,8 +99,7 @@ def config_of(run: Path) -> Config:
             OmegaConf.update(common, name, _before(part) | saved[name] if is_dataclass(part) else saved[name])
         config: Config = OmegaConf.to_object(common)
     except UNREADABLE as error:
-        wrong = f"its config.yaml is no run's ({(str(error) or type(error).__name__).splitlines()[0]})"
-        raise refuse("run", run, wrong, "name the folder of a run") from error
+        raise _no_run(run, error) from error
     for name, part in {**axes, "callbacks": callbacks}.items():
         setattr(config, name, part)
     return config

@@ -76,7 +76,7 @@ def read_series(path: Path) -> dict[str, Series]:
     try:
         table = arrow.read_csv(path, parse_options=whole, convert_options=numbers)
     except pyarrow.ArrowInvalid as error:
-        raise refuse("file", path, f"it is damaged: {error}", "restore it, or leave its folder out") from error
+        raise refuse("file", path, f"it is damaged: {error}", "restore it, or delete that row") from error
     columns = {name: table[name].to_numpy() for name in names}
     steps = columns.pop("step").astype(int)
     known = {name: ~np.isnan(values) for name, values in columns.items()}

@@ -18,7 +18,7 @@ from lightning_lm.errors import refuse
 from lightning_lm.figures import COLUMNS, EVALUATED, SPLITS
 from lightning_lm.runs.folder import job_settings, sweep_name
 from lightning_lm.runs.numbers import brief_settings
-from lightning_lm.runs.step_table import StepTable
+from lightning_lm.runs.step_table import StepTable, read_series
 
 log = logging.getLogger(__name__)
 CONNECT_TIMEOUT = 8.0  # seconds that a server has to answer
@@ -47,10 +47,14 @@ class RunFolderLogger(Logger):
         self.table.append({"step": step, **{k: v for k, v in metrics.items() if k in COLUMNS}})
 
     @rank_zero_only
-    def go_on_from(self, step: int) -> None:
-        """Drop the rows after ``step``, which will be written again."""
+    def go_on_from(self, step: int, every_n_steps: int) -> None:
+        """Drop the rows after ``step``, which will be written again; raises Refused where one before is damaged."""
         self.table.rewind(step)
-        for row in self.table.rows()[-RECENT:] if self.resend_to else ():
+        read_series(self.table.path)
+        rows = self.table.rows()
+        if int(rows[-1]["step"] if rows else 0) < step - step % every_n_steps:
+            log.warning("%s: the last rows before step %d are lost", self.table.path, step)
+        for row in rows[-RECENT:] if self.resend_to else ():
             figures = {name: float(value) for name, value in row.items() if value and name != "step"}
             self.resend_to.log_metrics(figures, step=int(row["step"]))
 

@@ -79,7 +79,7 @@ class Telemetry(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, RunFolderLogger):
-                logger.go_on_from(trainer.global_step)
+                logger.go_on_from(trainer.global_step, self.every_n_steps)
         if self._unlogged is not None and trainer.is_global_zero:
             nll, tokens = self._unlogged
             pl_module.train_nll.update(torch.tensor(nll, dtype=torch.float64, device=pl_module.device), int(tokens))
