@@ -3,6 +3,7 @@
 import errno
 import itertools
 import json
+import logging
 import shutil
 import subprocess
 
@@ -14,7 +15,9 @@ from resumable import assert_same, settings
 from lightning_lm.cli import main
 from lightning_lm.errors import Fault, Refused
 from lightning_lm.faults import innermost, problem_of, told_in_one_line
+from lightning_lm.hub.push import push
 from lightning_lm.launch import start
+from lightning_lm.logs import logging_to
 from lightning_lm.runs.folder import read_json
 
 
@@ -25,6 +28,7 @@ from lightning_lm.runs.folder import read_json
         (OSError(errno.EDQUOT, "x", "{cache}/a"), "data.cache_dir={cache}/a: your quota of this disk is used up"),
         (OSError(errno.EROFS, "x", "{run}"), "run_dir={run}: its file system is read-only; choose a folder"),
         (PermissionError(errno.EACCES, "x", "/text"), "file=/text: there is no permission for it; correct"),
+        (OSError(errno.EFBIG, "x"), "file={run}, {cache}: a file would be larger than the limit; raise the limit"),
         (OSError(errno.ENAMETOOLONG, "x", "/long"), "file=/long: its name is too long; choose a shorter one"),
         (FileNotFoundError(errno.ENOENT, "x", "/text"), "file=/text: it has vanished; see what removes it"),
         (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), "run_dir="),
@@ -41,6 +45,10 @@ def test_what_is_a_fault(error, line, tmp_path):
     wrapped = ValueError("what a library makes of it")
     wrapped.__cause__ = error
     assert str(problem_of(wrapped, places)).startswith(line.format(**names))
+
+
+def test_a_disk_that_nobody_has_named():
+    assert str(problem_of(OSError(errno.ENOSPC, "x"), {})).startswith("file=unknown: the disk is full; make room")
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), ConnectionResetError(errno.ECONNRESET, "x"), KeyError("a")])
@@ -92,6 +100,15 @@ def test_a_full_disk_costs_nothing_but_time(small_disk, dropping, text, tmp_path
     assert_same(run, reference())
 
 
+def test_a_log_that_can_not_be_written_hides_no_fault(small_disk):
+    subprocess.run(["mount", "-o", "remount,size=8k", str(small_disk.folder)], check=True)
+    with pytest.raises(Fault), logging_to(small_disk.folder / "train.log") as keep:
+        keep()
+        (small_disk.folder / "filling").write_bytes(b"0" * 4096)
+        logging.getLogger("lightning_lm").warning("a line longer than what is left\n" * 1000)
+        raise Fault()
+
+
 def test_a_cache_that_gets_full(small_disk, dropping, text, tmp_path):
     subprocess.run(["mount", "-o", "remount,size=16k", str(small_disk.folder)], check=True)
     job = compose(*settings(dropping, text, tmp_path / "run", f"data.cache_dir={small_disk.folder / 'cache'}"))
@@ -108,6 +125,8 @@ def test_a_cache_that_gets_full(small_disk, dropping, text, tmp_path):
     [
         *itertools.product(["summary.json", "environment.json", "ledger.json"], ["", "{", "[1]"]),
         ("summary.json", '{"status": "finished"}'),
+        ("summary.json", '{"status": 5}'),
+        ("environment.json", '{"options": 3}'),
     ],
 )
 def test_a_damaged_file_of_a_run_is_named(name, content, dropping, text, tmp_path, reference):
@@ -122,12 +141,21 @@ def test_a_damaged_file_of_a_run_is_named(name, content, dropping, text, tmp_pat
     assert str(problem).startswith(f"file={run / name}: it is damaged: ")
 
 
-def test_an_empty_config_is_one_line(dropping, text, tmp_path):
+@pytest.mark.parametrize("content", ["", "- a", "trainer: 3"])
+def test_a_damaged_config_is_one_line(content, dropping, text, tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").touch()
+    (tmp_path / "run" / "config.yaml").write_text(content)
     with pytest.raises(Refused) as refused:
         start(compose(*settings(dropping, text, tmp_path / "run")), named=True)
     assert len(refused.value.problems) == 1 and "config.yaml" in str(refused.value)
+
+
+@pytest.mark.parametrize(("name", "content"), [("config.yaml", "- a"), ("summary.json", "null"), ("ledger.json", "{")])
+def test_with_a_damaged_file_nothing_is_pushed(name, content, reference, tmp_path):
+    shutil.copytree(reference(), tmp_path / "run")
+    (tmp_path / "run" / name).write_text(content)
+    with pytest.raises(Refused, match=f"{name}.*(damaged|is no run's)"):
+        push(tmp_path / "run", "me/model", dry_run=True)
 
 
 # ------------------------------------------------------------------------------------------------- models as they come

@@ -19,6 +19,7 @@ CAUSES = {
     errno.EACCES: ("there is no permission for it", "correct its permissions, or choose another"),
     errno.EPERM: ("there is no permission for it", "correct its permissions, or choose another"),
     errno.ENOENT: ("it has vanished", "see what removes it, and start again"),
+    errno.EFBIG: ("a file would be larger than the limit", "raise the limit (ulimit -f)"),
     errno.ENAMETOOLONG: ("its name is too long", "choose a shorter one"),
     errno.EIO: ("the disk reports an error", "check the disk, or choose a folder on another one"),
     errno.ESTALE: ("its network file system lost it", "mount it again"),
@@ -85,11 +86,11 @@ def _of_storage(number: int, filename: object, places: Mapping[str, str | Path])
     wrong, remedy = CAUSES[number]
     folders = {setting: Path(place).expanduser().absolute() for setting, place in places.items()}
     path = Path(os.fsdecode(filename)).absolute() if isinstance(filename, str | bytes) else None
-    if path is None and number in FULL:
+    if path is None and number in FULL and folders:
         path = min(folders.values(), key=lambda place: _space(place)[0])
     within = {s: f for s, f in folders.items() if path is not None and (path == f or f in path.parents)}
     setting = max(within, key=lambda name: len(within[name].parts), default="file")
-    value = path or ", ".join(map(str, folders.values()))
+    value = path or ", ".join(map(str, folders.values())) or "unknown"
     if number in FULL and path is not None:
         free, total = _space(path)
         wrong += f"; without what was being written, {free / 1e6:,.0f} of its {total / 1e6:,.0f} MB are free"

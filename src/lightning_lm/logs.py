@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from threading import RLock
@@ -47,8 +47,14 @@ class Formatter(logging.Formatter):
 
 
 class LogFile(logging.FileHandler):
+    """A disk that is full ends the run where it fails to keep something that counts; that is what is to be shown."""
+
     def handleError(self, record: logging.LogRecord) -> None:
-        """A disk that is full ends the run where it fails to keep something that counts."""
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 @contextmanager

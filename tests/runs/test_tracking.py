@@ -6,6 +6,8 @@ import math
 import shlex
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +22,7 @@ from lightning_lm.errors import Diverged, Refused
 from lightning_lm.figures import COLUMNS, EVALUATED
 from lightning_lm.models.schema import ModelConfig
 from lightning_lm.run import train
+from lightning_lm.runs import tracking
 from lightning_lm.runs.tracking import wandb_mode
 from lightning_lm.training.telemetry import Telemetry
 from lightning_lm.training.trainer import build_loggers
@@ -241,6 +244,35 @@ def test_a_server_that_does_not_answer(typed, tiny_gpt2, text, tmp_path, monkeyp
     told = capsys.readouterr().err
     assert "W&B: http://127.0.0.1:9 can't be reached (Connection refused); the run goes on offline" in told
     assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 1
+
+
+class Answering(BaseHTTPRequestHandler):
+    code = 500
+
+    def do_GET(self):
+        self.send_response(self.code)
+        self.end_headers()
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.mark.usefixtures("fresh_wandb")
+@pytest.mark.parametrize(
+    ("code", "told"), [(None, "can't be reached (timed out)"), (503, "fails (HTTP Error 503"), (404, None), (200, None)]
+)
+def test_a_server_that_takes_connections(code, told, monkeypatch):
+    """Behind a gateway there is always someone who takes them; W&B itself would wait for minutes."""
+    monkeypatch.setattr(tracking, "CONNECT_TIMEOUT", 0.5)
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Answering,), {"code": code})) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        if code:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        error = tracking.server_error()
+        if code:
+            server.shutdown()
+    assert error is None if told is None else told in error
 
 
 @pytest.mark.usefixtures("fresh_wandb")

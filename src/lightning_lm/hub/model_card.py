@@ -1,6 +1,5 @@
 """The model card: what a run's own files say about the model that came out of it."""
 
-import json
 import math
 import shlex
 from collections.abc import Mapping
@@ -14,7 +13,9 @@ from lightning_lm.constraints import is_hub_id
 from lightning_lm.figures import SPLITS
 from lightning_lm.objectives.facts import MASKED_SHIFT, ObjectiveFacts
 from lightning_lm.objectives.schema import OBJECTIVES
+from lightning_lm.runs.folder import read_json
 from lightning_lm.runs.protocol import as_line
+from lightning_lm.runs.settings import read_settings
 from lightning_lm.runs.summary import notes
 
 SECTIONS = ("model", "data", "objective", "optimizer", "scheduler", "trainer", "hardware", "seed")
@@ -39,9 +40,10 @@ def model_card(run: Path, repo: str | None = None, dataset_card: Mapping[str, An
     from huggingface_hub import ModelCard, ModelCardData
     from jinja2 import Environment, PackageLoader
 
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    config = read_settings(run)
     summary, ledger, environment, export = (
-        _json(run / file) for file in ("summary.json", "ledger.json", "environment.json", "export/config.json")
+        read_json(run / file) or {}
+        for file in ("summary.json", "ledger.json", "environment.json", "export/config.json")
     )
     objective, dataset = config["objective"]["name"], _hub_id(config["data"].get("path"))
     facts, shifted = OBJECTIVES[objective].facts, bool(export.get(MASKED_SHIFT))
@@ -103,12 +105,8 @@ def base_model(config: dict[str, Any]) -> str | None:
     if name is None or is_hub_id(name):
         return name
     path = Path(name).expanduser()
-    settings = next((place / "config.yaml" for place in (path, path.parent) if (place / "config.yaml").exists()), None)
-    return base_model(yaml.safe_load(settings.read_text(encoding="utf-8"))) if settings else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    run = next((place for place in (path, path.parent) if (place / "config.yaml").exists()), None)
+    return base_model(read_settings(run)) if run else None
 
 
 def _hub_id(name: Any) -> str | None:

@@ -9,7 +9,8 @@ from lightning_lm.errors import Problem, Refused, refuse
 from lightning_lm.hub.access import LOGIN, endpoint, http_client, reachable, refused
 from lightning_lm.hub.model_card import model_card
 from lightning_lm.hub.verify import verify
-from lightning_lm.runs.settings import read_settings
+from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.settings import part_of, read_settings
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -33,6 +34,9 @@ def push(run: Path, repo: str, *, private: bool = False, dry_run: bool = False) 
     """
     export = run / "export"
     _check(export, repo, dry_run)
+    part_of(run, "objective")  # what the card is made of is read before anything is computed
+    for name in ("summary.json", "ledger.json", "environment.json"):
+        read_json(run / name)
     nll = verify(run)
     if dry_run:
         _write_card(run, repo)

@@ -26,6 +26,7 @@ SWEEPS = Path("outputs/sweeps")
 FIGURES = ("val/loss", "steps", "best_step", "tokens_seen", "tokens_per_second", "seconds")  # of a finished run
 DONE = ("finished", "diverged", "pruned")  # a sweep that is gone on with does not repeat jobs of these statuses
 LOCK = ".lock"  # of a folder, while a process works in it
+KINDS = {"status": str, "options": dict, "wandb_run_id": str}  # of what a run's JSON files hold
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what a file system says that has none
 
 
@@ -113,10 +114,12 @@ def read_json(path: Path) -> Any:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no table")
+        if wrong := [name for name, kind in KINDS.items() if not isinstance(content.get(name, kind()), kind)]:
+            raise ValueError(f"{wrong[0]} is {content[wrong[0]]!r}")
     except ValueError as error:
         raise refuse("file", path, f"it is damaged: {error}", "restore it, or begin again in another folder") from error
-    if not isinstance(content, dict):
-        raise refuse("file", path, "it is damaged: no table", "restore it, or begin again in another folder")
     return content
 
 

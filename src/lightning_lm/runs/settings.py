@@ -33,6 +33,9 @@ def read_settings(run: Path) -> dict[str, Any]:
     settings = yaml.load((run / "config.yaml").read_text(encoding="utf-8"), LOADER)
     if not isinstance(settings, dict) or not settings:
         raise ValueError("it holds no settings")
+    for name, part in settings.items():
+        if is_dataclass(getattr(Config(), name, None)) and not isinstance(part, dict):
+            raise ValueError(f"{name} holds no settings")
     return settings
 
 
@@ -141,7 +144,8 @@ def later_ends(run: Path, config: Config) -> list[str]:
     if not (run / "config.yaml").exists():
         return []
     ends = [name for name, row, _ in walk(config) if row.metadata.get("may_grow")]
-    changes = {name: pair for name, pair in _changes(run, config).items() if name in ends and None not in pair}
+    changes = {name: pair for name, pair in _changes(run, config).items() if name in ends}
+    changes = {name: pair for name, pair in changes.items() if all(isinstance(end, int | float) for end in pair)}
     return [name for name, (before, now) in changes.items() if now > before]
 
 

@@ -3,13 +3,14 @@
 import logging
 import os
 import shlex
-import socket
+import ssl
 import sys
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -108,18 +109,18 @@ def wandb_mode() -> str:
 
 
 def server_error() -> str | None:
-    """Why W&B's server can't be reached; None where it can, which takes a few seconds at most to tell."""
+    """Why W&B's server gives no answer, or one of failure; None where it answers, which takes seconds at most."""
     import wandb
 
     base = wandb.setup().settings.base_url
-    url, proxies = urlsplit(base), getproxies()
-    if url.scheme in proxies and not proxy_bypass(url.hostname or ""):
-        url = urlsplit(proxies[url.scheme])
     try:
-        port = url.port or (443 if url.scheme == "https" else 80)
-        socket.create_connection((url.hostname or "", port), timeout=CONNECT_TIMEOUT).close()
+        urlopen(base, timeout=CONNECT_TIMEOUT).close()
+    except HTTPError as error:
+        return f"{base} fails ({error})" if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR else None
     except OSError as error:
-        return f"{base} can't be reached ({error.strerror or error})"
+        reason = getattr(error, "reason", error)
+        if not isinstance(reason, ssl.SSLError):  # it answers, and W&B may know other certificates
+            return f"{base} can't be reached ({getattr(reason, 'strerror', None) or reason})"
     return None
 
 
