@@ -185,7 +185,9 @@ def cautions(runs: list[Run]) -> list[str]:
     batches = {run.settings.get("trainer.limit_val_batches") for run in runs if run.loss is not None} - {None}
     if batches:
         few = " or ".join(map(str, sorted(batches)))
-        sentences.append(f"Validation read {few} batches only, not the whole text: the losses are estimates.")
+        sentences.append(
+            f"Validation read {few} batch{'es' * (batches != {1})} only, not the whole text: the losses are estimates."
+        )
     if any(not c.complete and c.losses for c in configurations(runs)):
         sentences.append("Where a seed did not finish, the mean is over those that did and ranks behind whole ones.")
     return sentences

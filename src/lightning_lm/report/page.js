@@ -91,7 +91,10 @@ function drawSearch() {
   for (const bar of data.flatMap(t => [t.colorbar, t.marker?.colorbar, t.line?.colorbar]).filter(Boolean))
     Object.assign(bar, {thickness: 12, title: {...bar.title, side: "right"}});
   const framed = frame(layout), ours = ["map", "averaging time"].includes(radio("search"));
-  if (dark.matches && !ours) framed.plot_bgcolor = page.inks.dark;  // Optuna's colours are those of a light page
+  if (dark.matches && !ours) {  // Optuna's colours are those of a light page
+    framed.plot_bgcolor = page.inks.dark;
+    framed.template.layout.xaxis.gridcolor = framed.template.layout.yaxis.gridcolor = "#d0d7de";
+  }
   Plotly.newPlot("search", data, framed, config);  // anew, since a picture must not take over the axes of another
 }
 

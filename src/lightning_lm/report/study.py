@@ -61,10 +61,12 @@ def pictures(runs: list[Run], loss: str, certainty: Verdict) -> dict[str, Figure
             return {}
         drawn = {} if (plane := landscape(runs, loss, certainty.region)) is None else {"map": plane}
         drawn |= {
-            "parallel coordinates": visualization.plot_parallel_coordinate(study, target_name=loss),
             "slices": visualization.plot_slice(study, target_name=loss),
+            "parallel coordinates": visualization.plot_parallel_coordinate(study, target_name=loss),
             "history": visualization.plot_optimization_history(study, target_name=loss),
         }
+        for name in ("slices", "history"):
+            drawn[name].update_traces(marker={"size": 9, "line": {"color": "#888888", "width": 1}})
         if len(names) > 1:
             drawn["contours"] = visualization.plot_contour(study, params=names[:3], target_name=loss)
         if (times := averaging(certainty.averaging_times, loss)) is not None:

@@ -86,7 +86,8 @@ def _pass(cfg: Config, model: Any, objective: Objective, batch: dict[str, Any]) 
 def show_plan(cfg: Config, components: RunComponents, run: Path) -> str:
     """How large model, run and checkpoints are, and the first block as the model gets it; warns of a disk too small."""
     parameters, plan = components.model.num_parameters(), components.data.plan("train")
-    steps = f"{components.max_steps:,} steps" if cfg.trainer.max_minutes is None else f"{cfg.trainer.max_minutes:g} min"
+    steps = f"{components.max_steps:,} step{'s' * (components.max_steps != 1)}"
+    steps = steps if cfg.trainer.max_minutes is None else f"{cfg.trainer.max_minutes:g} min"
     place = next(path for path in (run.absolute(), *run.absolute().parents) if path.exists())
     needed, free = parameters * BYTES_PER_PARAMETER / 1e9, shutil.disk_usage(place).free / 1e9
     if needed > free:
