@@ -20,16 +20,17 @@ CONSTRAINTS = {
     "block_size": at_least(2, " tokens"),
 }
 MASKING = ("mlm_probability", "whole_word")  # of evaluate
-OPTIONS = {"guesses": "top_k", "convention": "as"}  # how users know them, where it differs
+OPTIONS = {"guesses": "top_k", "convention": "as", "lm_eval": "lm-eval"}  # how users know them, where it differs
 # Of evaluate, what says how a text is scored
 TEXT_OPTIONS = ("block_size", "stride", "objective", "batch_size", "separator", "text_column", "name", "revision")
-TEXT_OPTIONS += ("convention", "documents", "prefix", "pseudo", "words", "task")
+TEXT_OPTIONS += ("convention", "documents", "prefix", "pseudo", "words", "task", "lm_eval")
 SOURCE = ("block_size", "objective", "text_column", "name", "revision")
 BENCHMARKS = ("blimp", "words", "lambada")  # of compare, what objectives of both kinds can do
 # Of evaluate, an option that says what is scored, and which others it has use for
 USES = {
     ("task", "blimp"): ("pairs",),
     ("task", "lambada"): SOURCE,
+    ("lm_eval", None): ("batch_size",),
     ("pseudo", None): (*SOURCE, "separator"),
     ("words", None): (*SOURCE, "separator"),
     ("convention", "lm-eval"): SOURCE,
@@ -84,6 +85,8 @@ def parser() -> argparse.ArgumentParser:
     add("--words", type=int, metavar="N", help="guess N words of the text from each of their sides; see docs/pair.md")
     about = "which of two sentences is likelier; the last words of passages; see docs/pair.md"
     add("--task", choices=["blimp", "lambada"], help=about)
+    about = "tasks of lm-evaluation-harness, by its own code: names or files, with commas; see docs/figures.md"
+    add("--lm-eval", metavar="TASKS", help=about)
     add("--pairs", type=int, metavar="N", help="of blimp's paradigms the first N pairs each; default: all")
     add("--text-column", help="of json lines, csv, parquet and Hub data; default: text")
     add("--name", help="configuration of a Hub data set")

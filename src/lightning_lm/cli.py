@@ -96,6 +96,12 @@ def evaluate(args: argparse.Namespace) -> None:
         pairs = score_pairs(args.model, args.data, args.pairs)
         tell(pairs, pairs.as_json(), args.json)
         return
+    if args.lm_eval is not None:
+        from lightning_lm.evaluation.harness import run_tasks
+
+        results = run_tasks(args.model, args.lm_eval, args.batch_size)
+        tell(results, results.as_json(), args.json)
+        return
     given = {name: getattr(args, name) for name in TEXT_OPTIONS} | {"mask_draws": args.mask_draws or 1}
     given["masking"] = {name: value for name in MASKING if (value := getattr(args, name)) is not None}
     evaluation = scoring.evaluate(args.model, args.data, args.split, **given)

@@ -10,7 +10,7 @@ from lightning_lm.objectives.schema import OBJECTIVES
 from lightning_lm.report.certainty import Verdict, verdict
 from lightning_lm.report.comparison import cautions, configurations, differing, ranked, ranking_label, winner
 from lightning_lm.report.runs import STATUSES, Run
-from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.folder import TASK_RESULTS, read_json
 from lightning_lm.runs.protocol import as_line
 from lightning_lm.runs.step_table import StepTable
 
@@ -41,6 +41,7 @@ def content(runs: list[Run]) -> dict[str, Any]:
     first = next((run for run in runs if run.settings), None)
     varied = {*differing(runs), "run_dir", "name"}
     shared = {k: v for k, v in (first.settings if first else {}).items() if k not in varied}
+    tasks_of = {run.name: results for run in runs if (results := task_figures(run))}
     texts_of = {run.name: texts for run in runs if (texts := samples(run))}
     return {
         "runs": runs,
@@ -48,9 +49,17 @@ def content(runs: list[Run]) -> dict[str, Any]:
         "cautions": cautions(runs),
         "shared": shared,
         "samples": texts_of,
+        "tasks": tasks_of,
+        "task_figures": list(dict.fromkeys(figure for of_run in tasks_of.values() for figure in of_run)),
         "prompts": list(dict.fromkeys(prompt for texts in texts_of.values() for prompt in texts)),
         "commit": (read_json(first.folder / "environment.json") or {}).get("commit") if first else None,
     }
+
+
+def task_figures(run: Run) -> dict[tuple[str, str], tuple[float, float | None]]:
+    """(task, figure) → value and standard error, of ``evaluate --lm-eval``."""
+    results = read_json(run.folder / TASK_RESULTS) or {}
+    return {(task, name): tuple(pair) for task, of_task in results.items() for name, pair in of_task["figures"].items()}
 
 
 def figures_of(runs: list[Run]) -> list[str]:

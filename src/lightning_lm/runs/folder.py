@@ -25,6 +25,7 @@ PACKAGES = ("torch", "lightning", "transformers", "datasets", "tokenizers", "tor
 SWEEPS = Path("outputs/sweeps")
 FIGURES = ("val/loss", "steps", "best_step", "tokens_seen", "tokens_per_second", "seconds")  # of a finished run
 DONE = ("finished", "diverged", "pruned")  # a sweep that is gone on with does not repeat jobs of these statuses
+TASK_RESULTS = "lm_eval.json"  # of evaluate --lm-eval
 LOCK = ".lock"  # of a folder, while a process works in it
 KINDS = {"status": str, "options": dict, "wandb_run_id": str}  # of what a run's JSON files hold
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what a file system says that has none
