@@ -2,10 +2,12 @@
 
 import faulthandler
 import gc
+import json
 import logging
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
 import socket
 import sys
@@ -139,6 +141,15 @@ def tiny_gpt2(text: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bert(text: Path) -> Path:
     return write_bert(text.parent / "bert", text)
+
+
+@pytest.fixture(scope="session")
+def shifted_bert(tiny_bert: Path) -> Path:
+    """The same weights, said to predict a masked token by the output before it."""
+    folder = shutil.copytree(tiny_bert, tiny_bert.with_name("shifted"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "masked_shift": 1}))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ SOURCE = ("block_size", "objective", "text_column", "name", "revision")
 BENCHMARKS = ("blimp", "words", "lambada")  # of compare, what objectives of both kinds can do
 # Of evaluate, an option that says what is scored, and which others it has use for
 USES = {
-    ("task", "blimp"): ("pairs",),
+    ("task", "blimp"): ("pairs", "objective"),
     ("task", "lambada"): SOURCE,
     ("lm_eval", None): ("batch_size",),
     ("pseudo", None): (*SOURCE, "separator"),

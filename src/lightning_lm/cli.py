@@ -93,7 +93,7 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.task == "blimp":
         from lightning_lm.evaluation.minimal_pairs import score_pairs
 
-        pairs = score_pairs(args.model, args.data, args.pairs)
+        pairs = score_pairs(args.model, args.data, args.pairs, args.objective)
         tell(pairs, pairs.as_json(), args.json)
         return
     if args.lm_eval is not None:

@@ -14,7 +14,7 @@ from lightning_lm import cli
 from lightning_lm.evaluation.scoring import evaluate
 
 BLOCK, WIDTH = 16, 7
-KINDS = {"clm": AutoModelForCausalLM, "mlm": AutoModelForMaskedLM}
+KINDS = {"clm": AutoModelForCausalLM, "mlm": AutoModelForMaskedLM, "shifted": AutoModelForMaskedLM}
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def places(tiny_gpt2: Path, tiny_bert: Path) -> dict[str, Path]:
-    return {"clm": tiny_gpt2, "mlm": tiny_bert}
+def places(tiny_gpt2: Path, tiny_bert: Path, shifted_bert: Path) -> dict[str, Path]:
+    return {"clm": tiny_gpt2, "mlm": tiny_bert, "shifted": shifted_bert}
 
 
 def words_of(tokenizer, records: Path) -> tuple[list[int], list[int], list[int]]:
@@ -55,7 +55,7 @@ def sides(tokenizer, ids: list[int], at: int, objective: str) -> dict[str, tuple
     }
 
 
-@pytest.mark.parametrize("objective", ["clm", "mlm"])
+@pytest.mark.parametrize("objective", KINDS)
 def test_by_a_plain_loop(objective: str, places, records: Path):
     model, tokenizer = (auto.from_pretrained(places[objective]) for auto in (KINDS[objective], AutoTokenizer))
     ids, at, document = words_of(tokenizer, records)
@@ -64,6 +64,7 @@ def test_by_a_plain_loop(objective: str, places, records: Path):
     for place in at:
         for side, (inputs, output) in sides(tokenizer, ids, place, objective).items():
             with torch.no_grad():
+                output -= objective == "shifted"
                 logits = model.double()(input_ids=torch.tensor([inputs])).logits[0, output]
             ranks.setdefault(side, []).append(1 + int((logits > logits[ids[place]]).sum()))
     found = evaluate(places[objective], str(records), block_size=BLOCK, words=10**6)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from lightning_lm import cli
 from lightning_lm.evaluation.scoring import evaluate
 
 PASSAGES = 30
-KINDS = {"clm": AutoModelForCausalLM, "mlm": AutoModelForMaskedLM}
+KINDS = {"clm": AutoModelForCausalLM, "mlm": AutoModelForMaskedLM, "shifted": AutoModelForMaskedLM}
 
 
 @pytest.fixture(scope="module")
@@ -36,22 +37,23 @@ def texts_of(passages: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory, passages: Path, tiny_gpt2: Path, tiny_bert: Path) -> dict[str, Path]:
     """A causal and a masked model that know the last words of most passages, and of some know a wrong one."""
-    folder, places = tmp_path_factory.mktemp("fitted"), {"clm": tiny_gpt2, "mlm": tiny_bert}
+    folder, places = tmp_path_factory.mktemp("fitted"), {"clm": tiny_gpt2, "mlm": tiny_bert, "shifted": tiny_bert}
     for name, kind in KINDS.items():
         model, tokenizer = kind.from_pretrained(places[name]), AutoTokenizer.from_pretrained(places[name])
         optimizer, batch = torch.optim.AdamW(model.parameters(), lr=1e-2), []
         for number, text in enumerate(texts_of(passages)):
             context = text.rpartition(" ")[0].rstrip()
             ids = torch.tensor(tokenizer(text if number % 4 else f"{context} river")["input_ids"])
-            of_context = len(tokenizer(context)["input_ids"]) - (name == "mlm")
+            of_context = len(tokenizer(context)["input_ids"]) - (name != "clm")
             labels = torch.where(torch.arange(len(ids)) < of_context, -100, ids)
             masked = torch.where(labels == -100, ids, tokenizer.mask_token_id or 0)
-            batch.append((ids if name == "clm" else masked, labels))
+            batch.append((ids if name == "clm" else masked, labels.roll(-1) if name == "shifted" else labels))
         inputs, labels = (pad_sequence(part, True, -100) for part in zip(*batch, strict=True))
         for _ in range(60):
             model(input_ids=inputs.clamp(0), attention_mask=(inputs >= 0).long(), labels=labels).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
+        model.config.masked_shift = int(name == "shifted")
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     return {name: folder / name for name in KINDS}
@@ -69,17 +71,19 @@ def loop_causal(model, tokenizer, text: str) -> tuple[float, bool]:
     return -sum(at[i - 1, ids[i]].item() for i in scored), all(at[i - 1].argmax() == ids[i] for i in scored)
 
 
-def loop_masked(model, tokenizer, text: str) -> tuple[float, bool]:
+def loop_masked(model, tokenizer, text: str, shift: int = 0) -> tuple[float, bool]:
     ids = tokenizer(text)["input_ids"][1:-1]
     begin, nll, right = len(tokenizer(text.rpartition(" ")[0])["input_ids"]) - 2, 0.0, True
     for i in range(begin, len(ids)):
         masks = [tokenizer.mask_token_id] * (len(ids) - i)
-        at = log_probabilities(model, [tokenizer.cls_token_id, *ids[:i], *masks, tokenizer.sep_token_id])[i + 1]
+        at = log_probabilities(model, [tokenizer.cls_token_id, *ids[:i], *masks, tokenizer.sep_token_id])[i + 1 - shift]
         nll, right = nll - at[ids[i]].item(), right and bool(at.argmax() == ids[i])
     return nll, right
 
 
-@pytest.mark.parametrize(("objective", "loop"), [("clm", loop_causal), ("mlm", loop_masked)])
+@pytest.mark.parametrize(
+    ("objective", "loop"), [("clm", loop_causal), ("mlm", loop_masked), ("shifted", partial(loop_masked, shift=1))]
+)
 def test_by_a_plain_loop(objective: str, loop, passages: Path, fitted, capsys):
     model, tokenizer = (auto.from_pretrained(fitted[objective]) for auto in (KINDS[objective], AutoTokenizer))
     expected = [loop(model.double(), tokenizer, text) for text in texts_of(passages)]

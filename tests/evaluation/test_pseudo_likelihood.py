@@ -14,10 +14,9 @@ TEXTS = ["the river", "A stone under the old bridge makes gardens .", "winter", 
 
 
 @pytest.fixture(scope="module", params=[1.0, 20.0], ids=["small weights", "large weights"])
-def models(request, tiny_gpt2: Path, tiny_bert: Path):
-    opened = {
-        name: open_model(str(place), None, strict=False) for name, place in (("clm", tiny_gpt2), ("mlm", tiny_bert))
-    }
+def models(request, tiny_gpt2: Path, tiny_bert: Path, shifted_bert: Path):
+    places = {"clm": tiny_gpt2, "mlm": tiny_bert, "shifted": shifted_bert}
+    opened = {name: open_model(str(place), None, strict=False) for name, place in places.items()}
     for of in opened.values():
         for parameter in of.model.parameters():
             if parameter.ndim > 1:
@@ -42,9 +41,10 @@ def test_causal_likelihoods(models):
     assert list(found) == [LIKELIHOOD] and found[LIKELIHOOD] == pytest.approx(expected, rel=1e-6)
 
 
-def test_masked_pseudo_likelihoods(models):
-    found = text_nll(models["mlm"], TEXTS)
-    model, tokenizer = models["mlm"].model, models["mlm"].tokenizer
+@pytest.mark.parametrize(("name", "shift"), [("mlm", 0), ("shifted", 1)])
+def test_masked_pseudo_likelihoods(name, shift, models):
+    found = text_nll(models[name], TEXTS)
+    model, tokenizer = models[name].model, models[name].tokenizer
     expected: dict[str, list[float]] = {PSEUDO: [], WITHIN_WORD: []}
     for text in TEXTS:
         ids = tokenizer(text)["input_ids"]
@@ -58,7 +58,7 @@ def test_masked_pseudo_likelihoods(models):
                 while form == WITHIN_WORD and pieces[after].startswith("##"):
                     masked[after] = tokenizer.mask_token_id
                     after += 1
-                total -= log_probabilities(model, masked)[at, ids[at]].item()
+                total -= log_probabilities(model, masked)[at - shift, ids[at]].item()
             values.append(total)
     model.float()
     for form, values in expected.items():

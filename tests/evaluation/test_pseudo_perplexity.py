@@ -25,25 +25,24 @@ def scored_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "text.jsonl"
 
 
-def test_all_tokens_are_guessed_from_all_others_of_their_block(scored_text: Path, tiny_bert: Path):
-    model, tokenizer = (
-        AutoModelForMaskedLM.from_pretrained(tiny_bert).double(),
-        AutoTokenizer.from_pretrained(tiny_bert),
-    )
+@pytest.mark.parametrize("shift", [0, 1])
+def test_all_tokens_are_guessed_from_all_others_of_their_block(shift, scored_text: Path, tiny_bert, shifted_bert):
+    place = shifted_bert if shift else tiny_bert
+    model, tokenizer = AutoModelForMaskedLM.from_pretrained(place).double(), AutoTokenizer.from_pretrained(place)
     texts = [json.loads(line)["text"] for line in scored_text.read_text().splitlines()]
     rows = [tokenizer(t)["input_ids"] for t in texts]
     ids, document = [i for row in rows for i in row], np.repeat(range(12), [len(row) for row in rows])
     of_document, count = np.zeros(12), 0
-    for first in range(0, len(ids), BLOCK):
+    for first in range(0, len(ids), BLOCK - shift):
         block = ids[first : first + BLOCK]
-        for at, token in enumerate(block):
+        for at, token in list(enumerate(block))[shift:]:  # shifted, no output comes before the first one
             if token not in tokenizer.all_special_ids:
                 masked = [*block[:at], tokenizer.mask_token_id, *block[at + 1 :]]
                 with torch.no_grad():
-                    log_probabilities = model(input_ids=torch.tensor([masked])).logits[0, at].log_softmax(-1)
+                    log_probabilities = model(input_ids=torch.tensor([masked])).logits[0, at - shift].log_softmax(-1)
                 of_document[document[first + at]] -= log_probabilities[token].item()
                 count += 1
-    found = evaluate(tiny_bert, str(scored_text), block_size=BLOCK, pseudo=10**6)
+    found = evaluate(place, str(scored_text), block_size=BLOCK, pseudo=10**6)
     assert found.figures["tokens"] == count
     assert found.pseudo_perplexity == pytest.approx(math.exp(of_document.sum() / count), rel=1e-6)
     sizes = np.array([len(t.encode()) for t in texts]) * math.log(2)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -297,6 +298,28 @@ def test_a_sweep_is_pushed_by_its_best_run(tmp_path, capsys):
         (job / "summary.json").unlink(missing_ok=True)
     assert main(["push", str(sweep), "--repo", "me/best", "--dry-run"]) == 2
     assert "none of its runs is the best" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("objective", "export", "task", "told", "untold"),
+    [
+        ("hybrid", {"masked_shift": 1, "is_decoder": True}, "text-generation", "is_decoder=False)`", "masks - 1"),
+        ("mlm", {"masked_shift": 1}, None, "logits[0, masks - 1]", "import pipeline"),
+        ("mlm", {}, "fill-mask", 'pipeline("fill-mask"', "masks - 1"),
+    ],
+)
+def test_the_card_knows_which_output_is_for_a_mask(objective, export, task, told, untold, tmp_path):
+    from huggingface_hub import ModelCard
+
+    run = describe(tmp_path, objective)
+    (run / "export").mkdir()
+    (run / "export" / "config.json").write_text(json.dumps(export))
+    card = ModelCard(model_card(run, "me/model"))
+    assert card.data.pipeline_tag == task
+    assert told in card.text and untold not in card.text
+    assert ("Once upon a time" in card.text) == (objective == "hybrid")
+    for block in re.findall(r"```python\n(.*?)```", card.text, re.DOTALL):
+        compile(block, "card", "exec")
 
 
 def test_the_card_of_a_masked_model_from_scratch(tmp_path):

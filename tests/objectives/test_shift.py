@@ -60,6 +60,24 @@ def test_a_masked_token_is_the_label_of_the_output_before_it(seed):
     assert 0.7 < np.mean(seen) < 0.9, "80 % are masked"
 
 
+def test_with_overlapping_windows_each_masked_token_is_scored_once():
+    objective, stride = MASKED.for_overlapping_windows(), 5
+    windows = Windows(STREAM, SIZE, stride)
+    found = Batches(windows, objective, BatchPlan(len(windows), len(windows), 1, 1), 0, None, 0)[0, 0]
+    scored = {}
+    for number, (inputs, labels) in enumerate(zip(found["input_ids"].tolist(), found["labels"].tolist(), strict=True)):
+        begin, expected = number * stride, masked_by_hand(number * stride, key(2))
+        for at in range(SIZE):
+            if at not in expected and begin + at < len(TOKENS):
+                assert inputs[at] == TOKENS[begin + at]
+        for at, label in enumerate(labels):
+            if label != -100:
+                assert begin + at + 1 not in scored and expected[at + 1] == label
+                scored[begin + at + 1] = label
+    whole = {at: int(TOKENS[at]) for at in range(1, len(TOKENS)) if uniform(key(2), np.array([at]))[0] < 0.3}
+    assert scored == {at: token for at, token in whole.items() if token > MASK}, "special tokens have the lowest ids"
+
+
 def of_step(objective, step, accumulate=1, world_size=1):
     """The parts of a step from all ranks and micro batches."""
     made = []

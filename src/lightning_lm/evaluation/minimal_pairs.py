@@ -77,19 +77,22 @@ class MinimalPairs:
         return json.dumps(facts, indent=2, ensure_ascii=False)
 
 
-def score_pairs(model: str, data: str | None = None, most: int | None = None) -> MinimalPairs:
+def score_pairs(
+    model: str, data: str | None = None, most: int | None = None, objective: str | None = None
+) -> MinimalPairs:
     """How a run's or another model does on minimal pairs.
 
     Args:
         model: a run folder, a model folder, or an id of the Hub.
         data: a folder of BLiMP's JSON lines, one such file, or a data set of the Hub; None: BLiMP there.
         most: pairs of each paradigm, its first ones; None: all.
+        objective: ``clm`` or ``mlm``; None: the one that the model was trained for.
 
     Raises:
-        Refused: there is no such model, or no such pairs.
+        Refused: there is no such model, it can't do the objective, or there are no such pairs.
     """
     pairs = read_pairs(data or BLIMP, most)
-    opened = open_model(model, None, strict=False, dataset=None)
+    opened = open_model(model, objective, strict=False, dataset=None)
     right: dict[str, list[np.ndarray]] = {}
     for of_paradigm in tqdm(pairs.values(), desc="scoring", unit="paradigm", leave=False, disable=None):
         sentences = [pair[side] for pair in of_paradigm for side in NEEDED[:2]]
