@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_lm.errors import refuse
+from lightning_lm.faults import innermost
 from lightning_lm.figures import COLUMNS, EVALUATED, SPLITS
 from lightning_lm.runs.folder import job_settings, sweep_name
 from lightning_lm.runs.numbers import brief_settings
@@ -23,6 +24,7 @@ from lightning_lm.runs.step_table import StepTable, read_series
 
 log = logging.getLogger(__name__)
 CONNECT_TIMEOUT = 8.0  # seconds that a server has to answer
+FINISH_TIMEOUT = 60.0  # seconds to send what is left at a run's end, unless WANDB_FINISH_TIMEOUT says otherwise
 RECENT = 1000  # rows that a kill may have kept from W&B, which writes and sends what it has every 15 s
 
 
@@ -67,7 +69,7 @@ class WandbHistory(WandbLogger):
     """Rows of W&B's history, each at a place of its own: a step's training, its validation, its test.
 
     W&B takes no row at an earlier place than its last one. So of the rows that come again when a run goes on, it takes
-    those that it lacks.
+    those that it lacks. Where its server is away for a while, the run goes on: the run folder has it all.
     """
 
     place = 0
@@ -75,19 +77,24 @@ class WandbHistory(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if self.lost:
+            return
+        try:
+            self._log(metrics, step)
+        except OSError as error:
+            self.lost = True
+            log.warning("W&B: its service has ended (%s); the run goes on, and metrics.csv has all rows", error)
+        except Exception as error:  # as for a table, for which its client asks the server
+            log.warning("W&B does not take %s: %s", ", ".join(metrics), innermost(error))
+
+    def _log(self, metrics: Mapping[str, float], step: int | None) -> None:
         if step is None:
             super().log_metrics(metrics)
             return
         splits = {name.partition("/")[0] for name in metrics}
         kind = max((n for n, split in enumerate(SPLITS, 1) if split in splits), default=0)
         self.place = max((1 + len(SPLITS)) * step + kind, self.place)
-        if self.lost:
-            return
-        try:
-            self.experiment.log({**metrics, "trainer/global_step": step}, step=self.place)
-        except OSError as error:
-            self.lost = True
-            log.warning("W&B: its service has ended (%s); the run goes on, and metrics.csv has all rows", error)
+        self.experiment.log({**metrics, "trainer/global_step": step}, step=self.place)
 
 
 def display_name(name: str, run: Path) -> str:
@@ -170,7 +177,11 @@ def wandb_logger(  # noqa: PLR0913
             save_dir=str(run.absolute()),  # W&B's service may have been started in another folder
             mode=mode,
             config=config,
-            settings=wandb.Settings(silent=True),
+            settings=wandb.Settings(
+                silent=True,
+                finish_timeout=wandb.setup().settings.finish_timeout or FINISH_TIMEOUT,
+                finish_timeout_raises=True,
+            ),
         )
         experiment = logger.experiment
     except (wandb.Error, OSError, ValueError) as error:  # a variable that W&B can't read is a ValueError
@@ -194,8 +205,9 @@ def finish_wandb(summary: dict[str, Any]) -> None:
     wandb = sys.modules.get("wandb")
     if wandb is None or wandb.run is None:
         return
+    sync = f"wandb sync --no-skip-online {shlex.quote(wandb.run.settings.sync_dir)}"
     try:
         wandb.run.summary.update(summary)
         wandb.finish(exit_code=0 if summary["status"] in ("finished", "pruned") else 1)
     except Exception as error:  # the run folder has it all, and what really went wrong must show
-        log.warning("W&B: the run could not be ended: %s", error)
+        log.warning("W&B: the run could not be ended: %s `%s` sends what it lacks", error, sync)
