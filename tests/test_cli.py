@@ -153,7 +153,7 @@ fill-mask BERT --text <mask> --top-k 0                        | --top-k=0: out o
 fill-mask GPT2 --text <mask>                                  | it is a causal language model; use generate
 evaluate GPT2                                                 | nothing says which text to evaluate on
 evaluate GPT2 --data TEXT --stride 0 --block-size 1           | --block-size=1: ; --stride=0: out of range
-evaluate GPT2 --data TEXT --stride 64                         | stride=64: with block-size=64
+evaluate GPT2 --data TEXT --stride 64                         | --stride=64: with --block-size=64
 evaluate GPT2 --data TEXT --block-size 65                     | --block-size=65: the model has only 64 positions
 evaluate GPT2 --data TEXT --split tset                        | --split=tset: no name for a split
 evaluate GPT2 --data TEXT --name x --revision y               | --name=x: says nothing about local files ; --revision=y:

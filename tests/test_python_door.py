@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 from tiny import write_text
 
@@ -25,6 +26,30 @@ def test_the_page_runs(tmp_path, monkeypatch):
     assert abs(result.loss - run.summary["val/loss"]) < 1e-5, "the evaluation scores what the run has scored"
     assert len(run.samples) == len(run.config.objective.prompts)
     assert [path.name for path in (tmp_path / "outputs").iterdir()] != []
+
+
+@pytest.mark.parametrize(
+    ("options", "setting"),
+    [
+        ({"convention": "lmeval"}, "convention"),
+        ({"task": "blimp"}, "task"),
+        ({"block_size": 0}, "block_size"),
+        ({"mask_draws": 0}, "mask_draws"),
+        ({"objective": "xlm"}, "objective"),
+        ({"separater": "eos"}, "separater"),
+        ({"convention": "lm-eval", "stride": 5}, "stride"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(options, setting, tmp_path):
+    with pytest.raises(lm.Refused) as refused:
+        lm.evaluate(tmp_path, data="python_docs", **options)
+    assert [problem.setting for problem in refused.value.problems] == [setting]
+
+
+def test_what_is_refused_by_its_name_loads_no_torch():
+    code = "import sys; from lightning_lm import cli; cli.main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    for typed in ("evaluate ./nowhere", "evaluate nowhere --stride 0", "report ./nowhere", "rerun ./nowhere"):
+        assert subprocess.run([sys.executable, "-c", code, *typed.split()]).returncode == 0, typed
 
 
 def test_every_name_is_there():

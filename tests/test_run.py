@@ -187,7 +187,7 @@ def test_what_maps_the_text_again(tiny_gpt2, text, tmp_path, caplog, monkeypatch
         caplog.clear()
         with caplog.at_level(logging.INFO, "lightning_lm"):
             build.build(compose(*settings(model, copy, tmp_path / "run", *more)))
-        return sum(message.startswith("tokenizing") for message in caplog.messages)
+        return sum(message.startswith("tokenising") for message in caplog.messages)
 
     assert mapped() > 0
     assert mapped() == 0, "a second start reads the cache"

@@ -42,7 +42,7 @@ class Run:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """``metrics.csv``: a row for each log and each evaluation, by optimiser step."""
+        """``metrics.csv``: a row for each log and each evaluation, by optimizer step."""
         return pd.read_csv(self.folder / "metrics.csv", index_col="step")
 
     @property

@@ -4,38 +4,21 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
-from lightning_lm.constraints import COUNT, PROBABILITY, SEED, Constraint, at_least, positive
+from lightning_lm.constraints import COUNT, SEED, Constraint, at_least, positive
 from lightning_lm.errors import Problem, Refused
+from lightning_lm.evaluation.options import CHOICES, TYPED, wrong_options
 
 SAMPLING = {"temperature": 0.8, "top_k": 50, "top_p": 1.0}  # where not given
 CONSTRAINTS = {
-    **dict.fromkeys(("max_new_tokens", "num_samples", "guesses", "stride", "batch_size", "runs"), COUNT),
-    **dict.fromkeys(("mask_draws", "pseudo", "words"), COUNT),
+    **dict.fromkeys(("max_new_tokens", "num_samples", "guesses", "runs", "words"), COUNT),
     "pairs": at_least(2),
-    "mlm_probability": PROBABILITY,
     "temperature": positive(", or --greedy"),
     "top_k": at_least(0),
     "top_p": Constraint(lambda value: 0 < value <= 1, "a number above 0, at most 1"),
     "seed": SEED,
-    "block_size": at_least(2, " tokens"),
 }
-MASKING = ("mlm_probability", "whole_word")  # of evaluate
-OPTIONS = {"guesses": "top_k", "convention": "as", "lm_eval": "lm-eval"}  # how users know them, where it differs
-# Of evaluate, what says how a text is scored
-TEXT_OPTIONS = ("block_size", "stride", "objective", "batch_size", "separator", "text_column", "name", "revision")
-TEXT_OPTIONS += ("convention", "documents", "prefix", "pseudo", "words", "task", "lm_eval")
-SOURCE = ("block_size", "objective", "text_column", "name", "revision")
+OPTIONS = TYPED | {"guesses": "top_k"}  # how users know them, where it differs
 BENCHMARKS = ("blimp", "words", "lambada")  # of compare, what objectives of both kinds can do
-# Of evaluate, an option that says what is scored, and which others it has use for
-USES = {
-    ("task", "blimp"): ("pairs", "objective"),
-    ("task", "lambada"): SOURCE,
-    ("lm_eval", None): ("batch_size",),
-    ("pseudo", None): (*SOURCE, "separator"),
-    ("words", None): (*SOURCE, "separator"),
-    ("convention", "lm-eval"): SOURCE,
-    ("convention", "hf-docs"): (*SOURCE, "stride", "batch_size"),
-}
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,14 +60,14 @@ def parser() -> argparse.ArgumentParser:
     add("--split", default="test", help="train, validation, test, or a Hub data set's own; default: test")
     add("--block-size", type=int, metavar="N", help="tokens per window; default: the run's, or the model's up to 1024")
     add("--stride", type=int, metavar="N", help="advance of the windows; default: as disjoint as can be")
-    add("--objective", choices=["clm", "mlm"], help="default: what the model was trained for")
+    add("--objective", choices=CHOICES["objective"], help="default: what the model was trained for")
     add("--batch-size", type=int, metavar="N", help="windows at once; default: up to 4096 tokens")
     about = "the figures of lm-evaluation-harness's task wikitext, or of transformers' documentation"
-    add("--as", dest="convention", choices=["lm-eval", "hf-docs"], help=about)
+    add("--as", dest="convention", choices=CHOICES["convention"], help=about)
     add("--pseudo", type=int, metavar="N", help="pseudo-perplexity of a masked model, over N tokens of the text")
     add("--words", type=int, metavar="N", help="guess N words of the text from each of their sides; see docs/pair.md")
     about = "which of two sentences is likelier; the last words of passages; see docs/pair.md"
-    add("--task", choices=["blimp", "lambada"], help=about)
+    add("--task", choices=CHOICES["task"], help=about)
     about = "tasks of lm-evaluation-harness, by its own code: names or files, with commas; see docs/figures.md"
     add("--lm-eval", metavar="TASKS", help=about)
     add("--pairs", type=int, metavar="N", help="of blimp's paradigms the first N pairs each; default: all")
@@ -163,13 +146,7 @@ def check(args: argparse.Namespace) -> None:
         if args.pairs and not args.blimp:
             wrong["pairs"] = "is for minimal pairs", "give --blimp, too"
     if args.command == "evaluate":
-        chosen = [(name, value) for name, value in USES if name in given and value in (None, given[name])]
-        for name, value in chosen[:1]:
-            option = " ".join(filter(None, (f"--{OPTIONS.get(name, name)}", value)))
-            others = {*TEXT_OPTIONS, *MASKING, "mask_draws", "nll", "pairs"} & given.keys() - {name, *USES[name, value]}
-            wrong |= dict.fromkeys(sorted(others), (f"{option} has no use for it", "leave it out"))
-        if "pairs" in given and not chosen:
-            wrong["pairs"] = "is for minimal pairs", "give --task blimp, too"
+        wrong |= wrong_options(given)
     if given.get("mask_draws", 1) > 1 and "nll" in given:
         wrong["nll"] = "it holds one draw of the masks", "leave out one of the two"
     for name in ("json", "nll"):

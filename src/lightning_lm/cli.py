@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lightning_lm.arguments import BENCHMARKS, MASKING, SAMPLING, TEXT_OPTIONS, check, parser
+from lightning_lm.arguments import BENCHMARKS, SAMPLING, check, parser
 from lightning_lm.errors import Died, Refused, refuse
+from lightning_lm.evaluation.options import MASKING, OF_TEXT
 from lightning_lm.faults import told_in_one_line
 from lightning_lm.logs import tell_of_imports
 
@@ -102,7 +103,7 @@ def evaluate(args: argparse.Namespace) -> None:
         results = run_tasks(args.model, args.lm_eval, args.batch_size)
         tell(results, results.as_json(), args.json)
         return
-    given = {name: getattr(args, name) for name in TEXT_OPTIONS} | {"mask_draws": args.mask_draws or 1}
+    given = {name: getattr(args, name) for name in OF_TEXT} | {"mask_draws": args.mask_draws or 1}
     given["masking"] = {name: value for name in MASKING if (value := getattr(args, name)) is not None}
     evaluation = scoring.evaluate(args.model, args.data, args.split, **given)
     if args.nll is not None:

@@ -11,7 +11,7 @@ from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
 
-from lightning_lm.errors import Problem
+from lightning_lm.errors import Problem, nearest, refuse
 
 REPOSITORY = re.compile(r"([A-Za-z0-9_.-]+/)?(?![-.])(?!.*(--|\.\.))[A-Za-z0-9_.-]{1,96}(?<![-.])")
 
@@ -37,7 +37,7 @@ def is_share_or_steps(value: float) -> bool:
 
 
 def to_steps(value: float, total: int) -> int:
-    """A length given as a share of the run (below 1) or in optimiser steps, in steps."""
+    """A length given as a share of the run (below 1) or in optimizer steps, in steps."""
     return ceil(round(value * total, 9)) if value < 1 else int(value)
 
 
@@ -50,7 +50,13 @@ SEED = Constraint(lambda value: 0 <= value < 2**32, f"0 to {2**32 - 1}")
 
 
 class Settings:
-    """What every class of settings has; a subclass is a dataclass."""
+    """What every class of settings has; a subclass is a dataclass. A misspelt name can't be set."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = [row.name for row in fields(self)]  # type: ignore[arg-type]
+        if name not in known:
+            raise refuse(name, value, "no such setting", nearest(name, known))
+        super().__setattr__(name, value)
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with these settings, beyond the constraints of single ones."""

@@ -20,7 +20,8 @@ class Problem:
     meant: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.setting}={self.value}: {self.wrong}; {self.remedy}"
+        value = "null" if self.value is None else self.value
+        return f"{self.setting}={value}: {self.wrong}; {self.remedy}"
 
 
 class Refused(Exception):

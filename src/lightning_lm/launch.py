@@ -39,7 +39,7 @@ def start(job: Config, named: bool, run_test: bool = True) -> float:
     raises; of a node's processes one tells its refusal and the others only exit with 2.
     """
     hardware = job.hardware
-    several = hardware.devices * hardware.nodes > 1 or hardware.strategy is Strategy.fsdp or hardware.restarts > 0
+    several = hardware.devices * hardware.nodes > 1 or hardware.strategy == Strategy.fsdp or hardware.restarts > 0
     processes = launched(os.environ)
     try:
         with told_in_one_line({"run_dir": job.run_dir}):

@@ -7,6 +7,7 @@ import pytest
 from conftest import compose
 from hydra.core.global_hydra import GlobalHydra
 
+from lightning_lm.config.validation import check
 from lightning_lm.errors import Refused
 
 JOB = """
@@ -36,6 +37,21 @@ def test_what_is_wrong_is_told_as_on_the_command_line():
         compose("optimizer=lion", "seed=x", "optimiser.lr=1", "data.splits=[")
     settings = [problem.setting for problem in refused.value.problems]
     assert settings == ["optimizer", "data.splits", "seed", "optimiser.lr"]
+
+
+def test_a_search_is_no_single_run():
+    with pytest.raises(Refused, match="sweep=lr_wd_grid: it is of a search"):
+        compose("experiment=quickstart", "sweep=lr_wd_grid")
+
+
+def test_what_python_sets_wrongly_is_told():
+    config = compose("data=text", "data.train=a.txt", "data.validation=b.txt")
+    with pytest.raises(Refused, match="lrr=3: no such setting; did you mean lr?"):
+        config.optimizer.lrr = 3
+    config.trainer.max_steps, config.hardware.strategy = "x", "fspd"
+    with pytest.raises(Refused) as refused:
+        check(config)
+    assert [problem.setting for problem in refused.value.problems] == ["trainer.max_steps", "hardware.strategy"]
 
 
 def test_composing_leaves_hydra_as_it_was():

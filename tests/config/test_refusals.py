@@ -106,7 +106,7 @@ optimizer.name=muon                | optimizer.name=muon: this is the name of | 
 optimizer.groups=[]                | optimizer.groups=[]: no parameter        | give a row
 optimizer.groups=[{optimizer: muon}] | optimizer.groups[0].optimizer=muon: this table | optimizer=muon
 optimizer.groups=[{optimizer: sgd}] | optimizer.groups[0].optimizer=sgd: this table | adamw
-optimizer=muon & optimizer.groups=[{optimizer: muon}] | optimizer.groups[0].ndim=None: Muon is for | ndim: 2
+optimizer=muon & optimizer.groups=[{optimizer: muon}] | optimizer.groups[0].ndim=null: Muon is for | ndim: 2
 optimizer.groups=[{pattern: '('}]  | optimizer.groups[0].pattern=(: no regular | correct it
 scheduler.warmup=-1                | scheduler.warmup=-1.0: out of range      | share
 scheduler.warmup=1.5               | scheduler.warmup=1.5: out of range       | whole number of steps

@@ -64,4 +64,4 @@ def test_a_rerun_gives_the_same_run(reference, tmp_path, capsys):
     other = config_of(tmp_path / "other")
     assert (other.optimizer.name, other.trainer.max_steps, other.seed) == ("muon", 2, config_of(run).seed)
     assert cli.main(["rerun", str(tmp_path)]) == 2
-    assert "is no run's" in capsys.readouterr().err
+    assert "it has no config.yaml" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT, compose
 
 from lightning_lm.config.composition import list_axes
+from lightning_lm.config.overrides import diagnose
 from lightning_lm.config.schema import Accelerator, Config
 from lightning_lm.config.validation import problems
 from lightning_lm.data.schema import HubDataConfig, PythonDocsDataConfig, TextDataConfig
@@ -25,6 +26,9 @@ NEEDS = {
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_passes_the_checks(group, option):
     choice = f"{group}={option}"
+    if group == "sweep":  # which is no single run
+        assert diagnose([choice], multirun=True) == []
+        return
     cfg = compose(choice, *NEEDS.get(choice, []))
     assert isinstance(cfg, Config)
     assert problems(cfg) == []

@@ -219,11 +219,11 @@ def test_what_makes_a_stream_another_one(tmp_path):
 def test_second_start_reads_the_cache(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     first = stream(of_rows(ROWS), letters(), tmp_path, word_starts=True)
-    assert "tokenizing train of a test" in caplog.text
+    assert "tokenising train of a test" in caplog.text
     caplog.clear()
     unread = Corpus({"train": "a"}, lambda split: 1 / 0, "a test")
     again = stream(unread, letters(), tmp_path, word_starts=True)
-    assert "tokenizing" not in caplog.text
+    assert "tokenising" not in caplog.text
     for name in ("tokens", "word_starts", "row_ends", "words", "bytes"):
         assert np.array_equal(getattr(first, name), getattr(again, name))
     assert again.counts == first.counts and again.key == first.key

@@ -18,7 +18,7 @@ from lightning_lm.data.token_stream import TokenStream, tokenize
 from lightning_lm.data.windows import Windows
 from lightning_lm.errors import Refused
 from lightning_lm.evaluation.perplexity import check_windows, labels, score
-from lightning_lm.evaluation.scoring import Evaluation
+from lightning_lm.evaluation.result import Evaluation
 from lightning_lm.objectives.clm import Clm
 from lightning_lm.objectives.facts import MLM
 from lightning_lm.objectives.mlm import Mlm
@@ -142,9 +142,9 @@ def test_a_text_shorter_than_a_window(tiny_gpt2: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "block_size", "stride", "reason"),
     [
-        ("clm", 32, 32, "stride=32: with block-size=32 each token needs one before it .* give 1 to 31"),
-        ("mlm", 32, 33, "stride=33: with block-size=32 tokens would be left out; give 1 to 32"),
-        ("clm", 32, 0, "stride=0: windows must advance"),
+        ("clm", 32, 32, "--stride=32: with --block-size=32 each token needs one before it .* give 1 to 31"),
+        ("mlm", 32, 33, "--stride=33: with --block-size=32 tokens would be left out; give 1 to 32"),
+        ("clm", 32, 0, "--stride=0: windows must advance"),
         ("mlm", 32, -1, "stride=-1: windows must advance"),
         ("clm", 1, None, "block-size=1: too short"),
     ],

@@ -16,6 +16,7 @@ from statistics import fmean, stdev
 
 import pytest
 from conftest import ROOT, compose, forked
+from hydra import compose as hydra_compose
 from omegaconf import OmegaConf
 from tiny import part_of
 
@@ -294,6 +295,8 @@ def test_launchers(command, launcher):
 
 @pytest.mark.parametrize("name", ["lr_wd_grid", "lr_wd_seeds", "lr_wd_optuna"])
 def test_a_named_search_leaves_the_recipe_alone(name):
-    plain, searched = compose("experiment=quickstart"), compose("experiment=quickstart", f"sweep={name}")
+    with hydra_at():
+        cfg = hydra_compose("config", ["experiment=quickstart", f"sweep={name}"], return_hydra_config=True)
+        plain, searched = compose("experiment=quickstart"), typed_job(cfg)
     plain.run_dir = searched.run_dir
     assert searched == plain

@@ -28,7 +28,7 @@ class CallbackConfig(Settings, ABC):
 class EmaConfig(CallbackConfig):
     """An exponential moving average of the weights: it is validated, kept as the best checkpoint, and exported."""
 
-    decay: float = setting(0.999, DECAY)  # share of the average that stays, at each optimiser step
+    decay: float = setting(0.999, DECAY)  # share of the average that stays, at each optimizer step
 
     sharded = False
 

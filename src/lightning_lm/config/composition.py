@@ -124,17 +124,16 @@ def typed(cfg: DictConfig) -> Config:
     """
     try:
         missing = sorted(OmegaConf.missing_keys(cfg))
-        config = OmegaConf.to_object(cfg) if not missing else None
+        without_default = [Problem(key, "???", "has no default", remedy_for_missing(key)) for key in missing]
+        if problems := [*unknown(cfg), *without_default]:
+            raise Refused(*problems)
+        return cast(Config, OmegaConf.to_object(cfg))
     except OmegaConfBaseException as error:
         node = OmegaConf.to_container(cfg, resolve=False)
         for part in (error.full_key or "").split("."):
             node = node.get(part) if isinstance(node, dict) else node
         name, wrong = error.full_key or "?", str(error).splitlines()[0]
         raise refuse(name, node, wrong, "correct it or what it refers to") from None
-    without_default = [Problem(key, "???", "has no default", remedy_for_missing(key)) for key in missing]
-    if problems := [*unknown(cfg), *without_default]:
-        raise Refused(*problems)
-    return cast(Config, config)
 
 
 def remedy_for_missing(key: str) -> str:

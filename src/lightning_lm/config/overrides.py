@@ -26,6 +26,7 @@ KINDS: dict[type, str] = {
     ListConfig: "a list such as [a, b]",
     DictConfig: "a table such as {key: value}",
 }
+SEARCH = ("sweep=", "hydra.sweep.", "hydra.sweeper.")
 ITEMS = {float: "numbers", str: "texts"}
 
 
@@ -37,6 +38,9 @@ def compose(*overrides: str, conf: Path = CONF) -> Config:
         HydraException, OmegaConfBaseException: a file in ``conf`` is wrong.
     """
     register()
+    if searching := [text.partition("=") for text in overrides if text.lstrip("+").startswith(SEARCH)]:
+        reason = "it is of a search, and this is a single run", "leave it out, or use python train.py"
+        raise Refused(*(Problem(name, value, *reason) for name, _, value in searching))
     try:
         with hydra_at(conf):
             return typed_job(hydra_compose("config", list(overrides), return_hydra_config=True))

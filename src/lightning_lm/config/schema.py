@@ -45,14 +45,14 @@ class OnNonfinite(StrEnum):
 class TrainerConfig(Settings):
     # How long: the first limit that is reached ends the run; none named: 3 epochs.
     max_epochs: int | None = setting(None, COUNT, may_grow=True)
-    max_steps: int | None = setting(None, COUNT, may_grow=True)  # optimiser steps
+    max_steps: int | None = setting(None, COUNT, may_grow=True)  # optimizer steps
     max_tokens: int | None = setting(None, COUNT, may_grow=True)
     # Tokens that the loss is over: of masked models the chosen ones
     max_labels: int | None = setting(None, COUNT, may_grow=True)
     # Of the layers and the head, backwards twice as many as forwards
     max_flops: float | None = setting(None, positive(", such as 1e15"), may_grow=True)
     max_minutes: float | None = setting(None, positive(""))
-    global_batch_size: int = setting(8, COUNT)  # blocks per optimiser step, over all devices
+    global_batch_size: int = setting(8, COUNT)  # blocks per optimizer step, over all devices
     gradient_clip: float | None = setting(1.0, positive(", or null for no clipping"))  # largest total norm
     exact_gradient_norm: bool = setting(
         True, before=False
@@ -114,16 +114,16 @@ class HardwareConfig(Settings):
     @property
     def graphs(self) -> bool | str:
         """What is compiled, as ``compile`` says it; several devices take the layers, so that gradients can overlap."""
-        several = self.devices * self.nodes > 1 or self.strategy is Strategy.fsdp
+        several = self.devices * self.nodes > 1 or self.strategy == Strategy.fsdp
         return True if self.compile == "step" and several else self.compile
 
     def problems(self) -> Iterator[Problem]:
         if self.precision not in PRECISIONS:
             remedy = nearest(self.precision, PRECISIONS)
             yield Problem("hardware.precision", self.precision, "no such precision", remedy)
-        elif self.precision == "16-mixed" and self.accelerator is Accelerator.cpu:
+        elif self.precision == "16-mixed" and self.accelerator == Accelerator.cpu:
             yield Problem("hardware.precision", "16-mixed", "needs a GPU", "give bf16-mixed or 32-true on a CPU")
-        if self.strategy is Strategy.fsdp and self.precision == "16-mixed":
+        if self.strategy == Strategy.fsdp and self.precision == "16-mixed":
             yield Problem("hardware.precision", "16-mixed", "FSDP2 scales no losses", "give bf16-mixed or 32-true")
 
 
@@ -165,7 +165,7 @@ def new_run_dir() -> str:
 
 
 @dataclass
-class Config:
+class Config(Settings):
     """A run. Without arguments: GPT-2 fine-tuned on WikiText-2, as ``python train.py`` does."""
 
     name: str = setting("run", may_change=True)

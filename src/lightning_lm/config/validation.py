@@ -4,8 +4,12 @@ What concerns one axis is said by the axis itself (``problems()``); what crosses
 """
 
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from itertools import chain
 from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lightning_lm.config.schema import AXES, Config, OnNonfinite, Strategy, tokenizer_kind
 from lightning_lm.constraints import Settings, is_share_or_steps, unsatisfied, walk
@@ -16,7 +20,9 @@ from lightning_lm.models.schema import TRAIN
 
 
 def check(cfg: Config) -> None:
-    """Raises Refused with every problem of these settings."""
+    """Raises Refused with every problem of these settings; where a type is wrong, with these alone."""
+    if mistyped := list(types(cfg)):
+        raise Refused(*mistyped)
     if all_problems := problems(cfg):
         raise Refused(*all_problems)
 
@@ -28,6 +34,18 @@ def problems(cfg: Config) -> list[Problem]:
     crossing = [vocabulary, schedule, callbacks, batch, nonfinite, documents, sides, mixture, carrying]
     general = [unsatisfied(cfg), names(cfg), *common, folders(cfg), secrets(cfg)]
     return list(chain(*general, *of_axes, *(part(cfg) for part in crossing)))
+
+
+def types(cfg: Config) -> Iterator[Problem]:
+    """Of each axis the first value of a wrong type; Hydra lets none pass, but in Python any can be set."""
+    for row in fields(cfg):
+        part = getattr(cfg, row.name)
+        try:
+            if is_dataclass(part):
+                OmegaConf.structured(part)
+        except OmegaConfBaseException as error:
+            name = f"{row.name}.{error.full_key}"
+            yield Problem(name, getattr(error, "value", part), str(error).splitlines()[0], "give another value")
 
 
 def names(cfg: Config) -> Iterator[Problem]:
@@ -84,7 +102,7 @@ def schedule(cfg: Config) -> Iterator[Problem]:
 
 
 def callbacks(cfg: Config) -> Iterator[Problem]:
-    if cfg.hardware.strategy is Strategy.fsdp:
+    if cfg.hardware.strategy == Strategy.fsdp:
         for name, part in cfg.callbacks.items():
             if not part.sharded:
                 wrong = "it needs the whole model, of which under hardware.strategy=fsdp each device has a share"
@@ -92,11 +110,11 @@ def callbacks(cfg: Config) -> Iterator[Problem]:
 
 
 def nonfinite(cfg: Config) -> Iterator[Problem]:
-    if cfg.trainer.on_nonfinite is OnNonfinite.skip:
+    if cfg.trainer.on_nonfinite == OnNonfinite.skip:
         if cfg.hardware.precision == "16-mixed":
             wrong = "under hardware.precision=16-mixed the scaling of the loss does that already"
             yield Problem("trainer.on_nonfinite", "skip", wrong, "leave it out, or give bf16-mixed")
-        if cfg.hardware.strategy is Strategy.fsdp:
+        if cfg.hardware.strategy == Strategy.fsdp:
             remedy = "leave it out, or give hardware.strategy=ddp"
             yield Problem("trainer.on_nonfinite", "skip", "not tried with hardware.strategy=fsdp", remedy)
 
@@ -106,14 +124,14 @@ def carrying(cfg: Config) -> Iterator[Problem]:
     if cfg.optimizer.carry_state and not (place and (Path(place).expanduser() / "config.yaml").is_file()):
         wrong = "the weights that training begins with are no run's"
         yield Problem("optimizer.carry_state", True, wrong, "name a run by model.name_or_path, or leave it out")
-    if cfg.optimizer.carry_state and cfg.hardware.strategy is Strategy.fsdp:
+    if cfg.optimizer.carry_state and cfg.hardware.strategy == Strategy.fsdp:
         remedy = "leave it out, or give hardware.strategy=ddp"
         yield Problem("optimizer.carry_state", True, "not tried with hardware.strategy=fsdp", remedy)
 
 
 def mixture(cfg: Config) -> Iterator[Problem]:
     """Of kinds of passes that a device may have or not have in a step, and that change the model's attention."""
-    if not cfg.objective.uniform and cfg.hardware.strategy is Strategy.fsdp:
+    if not cfg.objective.uniform and cfg.hardware.strategy == Strategy.fsdp:
         wrong = f"all devices must do the same passes, which objective={cfg.objective.name} doesn't"
         yield Problem("hardware.strategy", "fsdp", wrong, "give ddp")
     if not cfg.objective.uniform and cfg.hardware.compile == "step":
@@ -131,7 +149,7 @@ def sides(cfg: Config) -> Iterator[Problem]:
 
 
 def documents(cfg: Config) -> Iterator[Problem]:
-    if cfg.data.prefix is not Prefix.auto and not cfg.data.documents:
+    if cfg.data.prefix != Prefix.auto and not cfg.data.documents:
         wrong = "nothing uses it without data.documents=true"
         yield Problem("data.prefix", cfg.data.prefix.value, wrong, "leave it out")
 

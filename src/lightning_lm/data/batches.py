@@ -52,7 +52,7 @@ class Batches(Dataset):
 
     An item has the collator's arrays, such as ``input_ids`` and ``labels`` int64 [n, block_size]; ``labelled`` int64
     [labels], the positions in the flattened batch that have a label; ``attention_mask`` where there is padding; in
-    training (``seed`` given) ``num_labels``, the labels of the whole optimiser step over all ranks; in evaluation
+    training (``seed`` given) ``num_labels``, the labels of the whole optimizer step over all ranks; in evaluation
     ``words`` and ``bytes``, the size of the text that the scored tokens spell. Evaluation masks differ by ``draw``.
 
     Of a mixture that is the first part that has windows there, and ``others`` are those of the parts after it. Each has
@@ -133,7 +133,7 @@ def counts(collator: Collator, windows: WindowBatch, key: np.uint64, word_starts
 
 
 class Positions(Sampler):
-    """Yields (epoch, micro batch) from where training stands, in optimiser steps, to the end of that epoch."""
+    """Yields (epoch, micro batch) from where training stands, in optimizer steps, to the end of that epoch."""
 
     def __init__(self, plan: BatchPlan, steps_done: Callable[[], int]):
         self.plan, self.steps_done = plan, steps_done

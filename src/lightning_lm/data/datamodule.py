@@ -33,7 +33,7 @@ class TextDataModule(L.LightningDataModule):
         separator: "auto", "none" or "eos": what stands between rows.
         documents: whether the windows of the evaluation stay inside documents.
         prefix: "auto", "bos", "eos" or "none": what is put before each document then.
-        global_batch_size: blocks per optimiser step over all devices; ``accumulate`` micro batches make one up.
+        global_batch_size: blocks per optimizer step over all devices; ``accumulate`` micro batches make one up.
         limits: largest number of global batches per split.
         seed: of the order and of the training masks.
         num_workers: processes that load batches; 0: the training process does.
@@ -153,7 +153,7 @@ class TextDataModule(L.LightningDataModule):
         return self._loader("test")
 
     def blocks_of(self, step: int) -> np.ndarray:
-        """The numbers of the blocks of the training text that an optimiser step, counted from 1, has used."""
+        """The numbers of the blocks of the training text that an optimizer step, counted from 1, has used."""
         plan = self.plan("train")
         epoch, place = divmod(step - 1, plan.steps)
         return order(plan.samples, self.seed, epoch)[plan.of_step(place)]

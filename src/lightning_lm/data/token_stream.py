@@ -69,13 +69,13 @@ def tokenize(
     folder = cache_dir / "tokens" / key
 
     def build(temporary: Path) -> None:
-        log.info("tokenizing %s of %s", split, corpus.source)
+        log.info("tokenising %s of %s", split, corpus.source)
         special = separator == "auto"
         text = TextHash()
         batches = _encoded(_hashed(corpus.rows(split), text), tokenizer, special, word_starts)
         added = tokenizer.num_special_tokens_to_add() if special else 0
         dtype = np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.uint32
-        bar = tqdm(desc=f"tokenizing {split}", unit="B", unit_scale=True, leave=False, disable=None)
+        bar = tqdm(desc=f"tokenising {split}", unit="B", unit_scale=True, leave=False, disable=None)
         with bar, imports_uncollected():
             rows = _write_tokens(temporary, batches, dtype, added, end, bar.update)
         corpus.check_unchanged(split)

@@ -87,7 +87,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How ``samples`` windows become optimiser steps of ``global_batch_size``, each of ``accumulate`` micro batches.
+    """How ``samples`` windows become optimizer steps of ``global_batch_size``, each of ``accumulate`` micro batches.
 
     The last step of an epoch may have fewer samples; they are spread over all ranks and micro batches, so that every
     rank takes part in every step.
@@ -100,11 +100,11 @@ class BatchPlan:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps per epoch."""
+        """Optimizer steps per epoch."""
         return math.ceil(self.samples / self.global_batch_size)
 
     def samples_seen(self, steps: int) -> int:
-        """Samples that so many optimiser steps have used, over epochs."""
+        """Samples that so many optimizer steps have used, over epochs."""
         epochs, rest = divmod(steps, self.steps)
         return epochs * self.samples + rest * self.global_batch_size
 

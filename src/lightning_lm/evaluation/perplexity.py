@@ -81,15 +81,15 @@ def check_windows(objective: Objective, block_size: int, stride: int | None) -> 
         Refused: with it some tokens would not be scored, or none.
     """
     if block_size < 2:
-        raise refuse("block-size", block_size, "too short to predict anything", "give 2 or more tokens")
+        raise refuse("--block-size", block_size, "too short to predict anything", "give 2 or more tokens")
     largest = objective.stride(block_size)
     if stride is None:
         return largest
     if not 1 <= stride <= largest:
         causal = objective.facts.kind == "causal"
         why = "each token needs one before it in its window" if causal else "tokens would be left out"
-        wrong = f"with block-size={block_size} {why}" if stride > largest else "windows must advance"
-        raise refuse("stride", stride, wrong, f"give 1 to {largest}")
+        wrong = f"with --block-size={block_size} {why}" if stride > largest else "windows must advance"
+        raise refuse("--stride", stride, wrong, f"give 1 to {largest}")
     return stride
 
 

@@ -1,11 +1,16 @@
 """A model, by its name, scored on a text, by its name."""
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_lm.evaluation.result import Evaluation
+from lightning_lm.errors import Problem, Refused, nearest
+from lightning_lm.evaluation.options import MASKING, TEXT, wrong_options
 from lightning_lm.evaluation.subject import opened_subject
 
+if TYPE_CHECKING:
+    from lightning_lm.evaluation.result import Evaluation
+
+KNOWN = ("block_size", "stride", "objective", "batch_size", "convention", "mask_draws", "pseudo", "words", "task")
 LAMBADA = "EleutherAI/lambada_openai"  # on the Hub
 
 
@@ -25,7 +30,7 @@ def evaluate(  # noqa: PLR0913 (each is an option of the command)
     words: int | None = None,
     task: str | None = None,
     **text_options: Any,
-) -> Evaluation:
+) -> "Evaluation":
     """Exact figures of a run's or another model on a text.
 
     Args:
@@ -51,6 +56,17 @@ def evaluate(  # noqa: PLR0913 (each is an option of the command)
     Raises:
         Refused: there is no such model or text, or they don't go together.
     """
+    given = {"block_size": block_size, "stride": stride, "objective": objective, "batch_size": batch_size}
+    given |= {
+        "convention": convention,
+        "pseudo": pseudo,
+        "words": words,
+        "task": task,
+        **(masking or {}),
+        **text_options,
+    }
+    given |= {} if mask_draws == 1 else {"mask_draws": mask_draws}
+    check_options({name: value for name, value in given.items() if value is not None})
     data = LAMBADA if task == "lambada" and data is None else data
     with opened_subject(os.fspath(model), data, split, objective, masking or {}, **text_options) as subject:
         if convention == "lm-eval":
@@ -76,3 +92,14 @@ def evaluate(  # noqa: PLR0913 (each is an option of the command)
         from lightning_lm.evaluation.perplexity import score_by_token
 
         return score_by_token(subject, block_size, stride, batch_size, mask_draws)
+
+
+def check_options(given: dict[str, Any]) -> None:
+    """Raises Refused for options that there aren't, whose values are wrong, or that don't go together."""
+    known = [*KNOWN, *MASKING, *TEXT]
+    wrong = {name: ("no such option", nearest(name, known)) for name in given if name not in known}
+    wrong |= wrong_options(given)
+    if given.get("task") == "blimp":
+        wrong["task"] = "pairs are no text", "use lightning-lm evaluate --task blimp"
+    if wrong:
+        raise Refused(*(Problem(name, given[name], *reason) for name, reason in wrong.items()))

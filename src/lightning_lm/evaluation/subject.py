@@ -3,19 +3,19 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from lightning_lm.config.schema import Config
-from lightning_lm.data.corpora.corpus import Corpus
 from lightning_lm.data.schema import DataConfig, TextDataConfig
-from lightning_lm.data.token_stream import TokenStream, tokenize
 from lightning_lm.errors import Refused, nearest, refuse
-from lightning_lm.evaluation.result import Evaluation
 from lightning_lm.inference.sources import OpenedModel, as_typed, data_config, locate, open_model
-from lightning_lm.models.loading import positions
-from lightning_lm.runs.protocol import made_with
+
+if TYPE_CHECKING:  # what is refused by its name is refused before torch is loaded
+    import numpy as np
+
+    from lightning_lm.data.corpora.corpus import Corpus
+    from lightning_lm.data.token_stream import TokenStream
+    from lightning_lm.evaluation.result import Evaluation
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Subject:
     data: str | None
     split: str
     text: DataConfig
-    corpus: Corpus
+    corpus: "Corpus"
     key: str  # the corpus's name for the split
 
     def window(self, size: int | None) -> int:
@@ -37,20 +37,28 @@ class Subject:
         Raises:
             Refused: the model has fewer positions.
         """
+        from lightning_lm.models.loading import positions
+
         limit = positions(self.opened.model)
-        size = size or (self.run.data.block_size if self.run else min(limit or 1024, 1024))
+        if size is None:
+            size = self.run.data.block_size if self.run else min(limit or 1024, 1024)
         if limit is not None and size > limit:
             raise refuse("--block-size", size, f"the model has only {limit} positions", "lower it")
         return size
 
-    def stream(self, word_starts: bool) -> TokenStream:
+    def stream(self, word_starts: bool) -> "TokenStream":
         """The tokens of the split, with where words begin, or without."""
+        from lightning_lm.data.token_stream import tokenize
+
         separator, cache = self.text.separator, self.text.cache
         tokenizer = self.opened.tokenizer
         return tokenize(self.corpus, self.key, tokenizer, separator=separator, word_starts=word_starts, cache_dir=cache)
 
-    def evaluation(self, **result: Any) -> Evaluation:
+    def evaluation(self, **result: Any) -> "Evaluation":
         """The result that has these parts."""
+        from lightning_lm.evaluation.result import Evaluation
+        from lightning_lm.runs.protocol import made_with
+
         names = self.model, self.opened.objective.facts.name, self.data, self.split
         result |= {"trained_block_size": self.run and self.run.data.block_size}
         return Evaluation(*names, made_with=made_with(self.opened.model, self.opened.place), **result)
@@ -78,6 +86,8 @@ def opened_subject(
         raise (as_typed(error, key) if data else error) from None
 
 
-def draw(places: np.ndarray, most: int) -> np.ndarray:
+def draw(places: "np.ndarray", most: int) -> "np.ndarray":
     """So many of the places, in their order: always the same ones."""
+    import numpy as np
+
     return np.sort(np.random.default_rng(0).choice(places, min(most, len(places)), replace=False))

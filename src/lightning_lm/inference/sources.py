@@ -161,7 +161,7 @@ def data_config(
     if prefix is not None and not common.get("documents"):
         raise refuse("--prefix", prefix, "nothing stands before a stream", "give --documents, too")
     if data is None and own is None:
-        raise refuse("--data", "null", "nothing says which text to evaluate on", "give a path, a name, or a Hub id")
+        raise refuse("--data", "", "nothing says which text to evaluate on", "give a path, a name, or a Hub id")
     if data is None:
         _no_others(given, "the run's own data", ())
         return replace(own, **common)

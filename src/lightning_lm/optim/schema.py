@@ -138,7 +138,7 @@ class SchedulerConfig(Settings):
     """The schedules of transformers: linear, cosine, constant, and warmup-stable-decay (wsd)."""
 
     name: str = "linear"
-    warmup: float = setting(0.0, LENGTH)  # below 1: share of the run; from 1: optimiser steps
+    warmup: float = setting(0.0, LENGTH)  # below 1: share of the run; from 1: optimizer steps
     decay: float = setting(0.2, LENGTH)  # wsd: share of the run, or steps, in which the rate falls to zero
 
     @property
@@ -157,12 +157,12 @@ class SchedulerConfig(Settings):
             yield Problem("scheduler.decay", self.decay, wrong, "lower one of the two")
 
     def steady_steps(self, total_steps: int) -> int:
-        """The first optimiser steps, whose rates a later end would leave as they are; 0 where it changes them all."""
+        """The first optimizer steps, whose rates a later end would leave as they are; 0 where it changes them all."""
         steps = {"constant": total_steps, "wsd": total_steps - to_steps(self.decay, total_steps)}
         return steps.get(self.name, 0)
 
     def build(self, optimizer: "Optimizer", total_steps: int) -> "LambdaLR":
-        """The schedule, which ends at ``total_steps`` optimiser steps."""
+        """The schedule, which ends at ``total_steps`` optimizer steps."""
         from transformers import get_scheduler
 
         names = {"constant": "constant_with_warmup", "wsd": "warmup_stable_decay"}
@@ -179,7 +179,7 @@ class SchedulerConfig(Settings):
 def build_scheduler(
     optimizer: "Optimizer", config: SchedulerConfig, total_steps: int, progress: Callable[[], float] | None = None
 ) -> "LambdaLR":
-    """The schedule that a configuration asks for, which ends at ``total_steps`` optimiser steps.
+    """The schedule that a configuration asks for, which ends at ``total_steps`` optimizer steps.
 
     With ``progress`` (the share of a time budget that is spent) the schedule follows that share instead of the step.
     """

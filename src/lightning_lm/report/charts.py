@@ -72,7 +72,7 @@ def loss_curves(runs: list[Run], unit: str, curves_of: Mapping[str, Curves]) -> 
         if heights and max(heights) > (low := min(heights)):
             usual = low + 1.5 * (np.quantile(heights, 0.97) - low)  # a steep start or a spike is cut off
             axes.set_ylim(low - 0.04 * (usual - low), min(max(heights) + 0.04 * (max(heights) - low), usual))
-        axes.set(title=f"{title} loss ({unit})", xlabel="optimiser steps")
+        axes.set(title=f"{title} loss ({unit})", xlabel="optimizer steps")
         axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
         axes.grid(True)
     handles = [Line2D([], [], label=label, linewidth=2, **drawn_as(look)) for label, look in legend]

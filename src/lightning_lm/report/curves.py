@@ -9,13 +9,13 @@ from lightning_lm.report.runs import Run
 from lightning_lm.runs.step_table import Series, read_series
 
 FIGURES = ("train/loss", "val/loss", "learning_rate", "gradient_norm", "tokens_per_second")
-OVER = {"steps": "optimiser steps", "tokens": "tokens seen", "minutes": "minutes in training steps"}
+OVER = {"steps": "optimizer steps", "tokens": "tokens seen", "minutes": "minutes in training steps"}
 Curves = dict[str, dict[str, list[Any]]]
 POINTS = 400  # of a curve: more than a screen has columns for it
 
 
 def progress(series: dict[str, Series], over: str) -> tuple[np.ndarray, np.ndarray]:
-    """Optimiser steps, and what had been seen or spent by then: steps, tokens, or minutes in training steps."""
+    """Optimizer steps, and what had been seen or spent by then: steps, tokens, or minutes in training steps."""
     steps, tokens = series["tokens_seen"]
     if over != "minutes":
         return steps, steps if over == "steps" else tokens

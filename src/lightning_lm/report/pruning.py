@@ -12,7 +12,7 @@ FEWEST = 3  # trials that have an order worth the name
 
 
 def rank_correlations(sweep: Path) -> dict[int, float]:
-    """Optimiser step of a validation → Spearman's ρ of the losses there with the final ones, the earliest step first.
+    """Optimizer step of a validation → Spearman's ρ of the losses there with the final ones, the earliest step first.
 
     Over the trials that the study spared and that finished: of those that it chose to go on with, the order says
     nothing about the ones that it ended. Empty for fewer than three of them, or where the sweep was no study.

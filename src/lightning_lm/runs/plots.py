@@ -9,7 +9,7 @@ from lightning_lm.runs.step_table import Series, read_series
 
 
 def write(run: Path, perplexity_label: str) -> None:
-    """``plots/``: loss, perplexity and learning rate over optimiser steps, as PNG."""
+    """``plots/``: loss, perplexity and learning rate over optimizer steps, as PNG."""
     series = read_series(run / "metrics.csv")
     folder = run / "plots"
     folder.mkdir(exist_ok=True)
@@ -31,7 +31,7 @@ def _draw(path: Path, series: dict[str, Series], lines: dict[str, str], label: s
         axes.plot(steps, values, label=name, marker=marker, markersize=5, linewidth=1.6)
         if name == "validation":
             axes.annotate(f"{values[-1]:.4g}", (steps[-1], values[-1]), xytext=(6, 0), textcoords="offset points")
-    axes.set(xlabel="optimiser step", ylabel=label)
+    axes.set(xlabel="optimizer step", ylabel=label)
     if logarithmic:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

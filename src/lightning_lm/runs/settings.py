@@ -40,6 +40,8 @@ def read_settings(run: Path) -> dict[str, Any]:
 
 
 def _no_run(run: Path, error: Exception) -> Refused:
+    if isinstance(error, FileNotFoundError):
+        return refuse("run", run, "it has no config.yaml", "name the folder of a run")
     # What YAML tells first is the place
     reason = getattr(error, "problem", None) or first_line(error) or type(error).__name__
     return refuse("run", run, f"its config.yaml is no run's ({reason})", "name the folder of a run, or of a model")
@@ -136,7 +138,12 @@ def same_settings(run: Path, config: Config) -> None:
     pairs = {name: changes[name] for name in differing} | (options := _other_options(run, config))
     pairs = {name: pair for name, pair in pairs.items() if name in options or name.partition(".")[0] not in options}
     if pairs:
-        raise Refused(*(Problem(n, now, f"{run} holds a run with {then}", ANOTHER) for n, (then, now) in pairs.items()))
+        raise Refused(
+            *(
+                Problem(n, now, f"{run} holds a run with {'null' if then is None else then}", ANOTHER)
+                for n, (then, now) in pairs.items()
+            )
+        )
 
 
 def later_ends(run: Path, config: Config) -> list[str]:

@@ -30,7 +30,7 @@ EXTEND, EXTEND_BEST = "extend.ckpt", "extend_best.ckpt"  # what a later end goes
 
 
 class LastCheckpoint(Checkpoint):
-    """``last.ckpt`` at intervals, after each validation, and when a signal asks to stop: between two optimiser steps.
+    """``last.ckpt`` at intervals, after each validation, and when a signal asks to stop: between two optimizer steps.
 
     A validation that a signal cuts off is done again, whole, when the run goes on. Of several ranks all stop at the
     same place, a step or a batch after one of them has got the signal: one alone would leave the others waiting. Of the
@@ -130,7 +130,7 @@ class LastCheckpoint(Checkpoint):
 
 
 def step_of(checkpoint: Path) -> int:
-    """The optimiser steps that were done when a checkpoint was written."""
+    """The optimizer steps that were done when a checkpoint was written."""
     return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
 
 

@@ -56,7 +56,7 @@ class RunComponents:
     data: TextDataModule
     model: nn.Module
     costs: "Costs"
-    max_steps: int  # optimiser steps; sys.maxsize where only the clock ends the run
+    max_steps: int  # optimizer steps; sys.maxsize where only the clock ends the run
 
 
 def build(cfg: Config) -> RunComponents:
@@ -195,7 +195,7 @@ def failing_in_one_line(cfg: Config, blocks: int) -> Iterator[None]:
 
 
 def total_steps(trainer: TrainerConfig, data: TextDataModule, costs: Costs) -> int:
-    """Optimiser steps until the first of the named limits; ``sys.maxsize`` where only the clock ends the run."""
+    """Optimizer steps until the first of the named limits; ``sys.maxsize`` where only the clock ends the run."""
     plan = data.plan("train")
     limits = [trainer.max_steps] if trainer.max_steps else []
     if trainer.max_epochs:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def stepped(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Whether this micro batch completed an optimiser step; every step has the same number of them."""
+    """Whether this micro batch completed an optimizer step; every step has the same number of them."""
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
