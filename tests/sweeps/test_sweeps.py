@@ -20,6 +20,8 @@ from hydra import compose as hydra_compose
 from omegaconf import OmegaConf
 from tiny import part_of
 
+from lightning_lm.config.composition import hydra_at, typed_job
+
 
 @pytest.fixture
 def command(tiny_gpt2, text, tmp_path, train_py):
