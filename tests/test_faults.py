@@ -18,7 +18,7 @@ from lightning_lm.faults import innermost, problem_of, told_in_one_line
 from lightning_lm.hub.push import push
 from lightning_lm.launch import start
 from lightning_lm.logs import logging_to
-from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.folder import FIGURES, read_json
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,11 @@ from lightning_lm.runs.folder import read_json
         (OSError(errno.EDQUOT, "x", "{cache}/a"), "data.cache_dir={cache}/a: your quota of this disk is used up"),
         (OSError(errno.EROFS, "x", "{run}"), "run_dir={run}: its file system is read-only; choose a folder"),
         (PermissionError(errno.EACCES, "x", "/text"), "file=/text: there is no permission for it; correct"),
+        (
+            NotADirectoryError(errno.ENOTDIR, "x", "{run}/export"),
+            "run_dir={run}/export: a file is where a folder should",
+        ),
+        (IsADirectoryError(errno.EISDIR, "x", "{run}"), "run_dir={run}: a folder is where a file should be; move it"),
         (OSError(errno.EFBIG, "x"), "file={run}, {cache}: a file would be larger than the limit; raise the limit"),
         (OSError(errno.ENAMETOOLONG, "x", "/long"), "file=/long: its name is too long; choose a shorter one"),
         (FileNotFoundError(errno.ENOENT, "x", "/text"), "file=/text: it has vanished; see what removes it"),
@@ -126,6 +131,7 @@ def test_a_cache_that_gets_full(small_disk, dropping, text, tmp_path):
         *itertools.product(["summary.json", "environment.json", "ledger.json"], ["", "{", "[1]"]),
         ("summary.json", '{"status": "finished"}'),
         ("summary.json", '{"status": 5}'),
+        ("summary.json", json.dumps({"status": "finished", **dict.fromkeys(FIGURES, "many")})),
         ("environment.json", '{"options": 3}'),
     ],
 )

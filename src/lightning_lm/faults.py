@@ -19,6 +19,8 @@ CAUSES = {
     errno.EACCES: ("there is no permission for it", "correct its permissions, or choose another"),
     errno.EPERM: ("there is no permission for it", "correct its permissions, or choose another"),
     errno.ENOENT: ("it has vanished", "see what removes it, and start again"),
+    errno.ENOTDIR: ("a file is where a folder should be", "move it away"),
+    errno.EISDIR: ("a folder is where a file should be", "move it away"),
     errno.EFBIG: ("a file would be larger than the limit", "raise the limit (ulimit -f)"),
     errno.ENAMETOOLONG: ("its name is too long", "choose a shorter one"),
     errno.EIO: ("the disk reports an error", "check the disk, or choose a folder on another one"),

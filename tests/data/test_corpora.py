@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightning_lm.data import readers as files_module
-from lightning_lm.data.corpora.corpus import Corpus
+from lightning_lm.data.corpora.corpus import Corpus, TextHash, content_hash
 from lightning_lm.data.corpora.python_docs import python_docs_corpus
 from lightning_lm.data.corpora.text_files import text_corpus
 from lightning_lm.errors import Refused
@@ -248,3 +248,11 @@ def test_everything_wrong_with_the_files_at_once(tmp_path):
     (tmp_path / "b.txt").write_bytes(b"\xff")
     (tmp_path / "c.txt").write_bytes(b"")
     assert len(refusal(corpus, tmp_path, {"train": [str(tmp_path / "*.txt")]})) == 2
+
+
+def test_keys_stay_as_they_are():
+    """Another key would tokenise each cached text again, and no run could be gone on with."""
+    assert content_hash("files", "text", ["ab", 1]) == "00d6309333a5469e6c29f9aef8dd5b4b"
+    text = TextHash()
+    assert text.add("a b\n") + text.add("é") == 6
+    assert str(text) == "0a0114fd4bb45424c8db3d8943f59e20"

@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from lightning_lm.data.masking import Masking, uniform
 from lightning_lm.data.token_stream import TokenStream
 from lightning_lm.data.windows import Windows
 from lightning_lm.objectives.mlm import Mlm
+from lightning_lm.objectives.schema import MlmConfig
 
 KEY = np.uint64(5)
 
@@ -25,3 +29,10 @@ def test_a_word_at_the_streams_end(ending):
         heads = np.maximum.accumulate(np.where(starts == 1, np.arange(length), 0))
         assert labelled[:length].tolist() == (uniform(KEY, heads) < 0.5).tolist()
         assert not labelled[length:].any()
+
+
+def test_random_tokens_come_from_the_whole_vocabulary():
+    """Also where its highest id is above its number of tokens."""
+    model = WordLevel({"[UNK]": 0, "[MASK]": 1, "a": 2, "b": 50}, unk_token="[UNK]")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), unk_token="[UNK]", mask_token="[MASK]")
+    assert MlmConfig().build(tokenizer).masking.vocab_size == 51

@@ -193,6 +193,11 @@ def test_schedules_rise_to_the_rate_and_end_at_the_last_step(name, warmup, total
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1.0 if name == "constant" else 0.0, abs=1e-9)
 
 
+def test_only_wsd_has_a_decay_that_must_fit_into_the_run():
+    assert SchedulerConfig("wsd", 3, 0.5).phases == {"warmup": 3, "decay": 0.5}
+    assert SchedulerConfig("linear", 3).phases == {"warmup": 3}
+
+
 def test_a_schedule_can_follow_the_clock():
     clock = [0.0]
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)

@@ -46,11 +46,12 @@ def test_a_row_that_is_being_written_is_left_out(tmp_path, capsys):
     with (run / "metrics.csv").open("a") as file:
         file.write("5,1.0")
     assert read_series(run / "metrics.csv")["train/loss"][0].tolist() == [1, 2, 3, 4]
-    lines = (run / "metrics.csv").read_text().splitlines()
-    (run / "metrics.csv").write_text("\n".join([lines[0], lines[1].replace("6.0", "six")]))
-    assert cli.main(["report", str(run)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "metrics.csv: it is damaged" in line
+    first, second, *_ = (run / "metrics.csv").read_text().splitlines()
+    for damaged in (f"{first}\n{second.replace('6.0', 'six')}".encode(), b"a,b\n1,2\n", bytes(range(256))):
+        (run / "metrics.csv").write_bytes(damaged)
+        assert cli.main(["report", str(run)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "metrics.csv: it is damaged" in line
 
 
 def test_averaging_times_are_drawn_where_there_are_some():

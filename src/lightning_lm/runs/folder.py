@@ -166,8 +166,8 @@ def is_finished(run: Path) -> bool:
     path = run / "summary.json"
     summary = read_json(path) or {}
     finished = summary.get("status") == "finished"
-    if finished and (missing := [name for name in FIGURES if name not in summary]):
-        wrong = f"it is damaged: it has no {', '.join(missing)}"
+    if finished and (missing := [name for name in FIGURES if isinstance(summary.get(name, ""), str)]):
+        wrong = f"it is damaged: it has no number for {', '.join(missing)}"
         raise refuse("file", path, wrong, "delete it: the command that began the run then writes it again")
     return finished
 

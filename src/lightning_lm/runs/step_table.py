@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_lm.errors import refuse
+from lightning_lm.faults import first_line
 from lightning_lm.files import replacing
 
 if TYPE_CHECKING:
@@ -69,15 +70,16 @@ def read_series(path: Path) -> dict[str, Series]:
 
     if not path.exists() or not path.stat().st_size:
         return {}
-    with path.open(encoding="utf-8") as file:
-        names = file.readline().strip().split(",")
-    numbers = arrow.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.float64()))
     whole = arrow.ParseOptions(invalid_row_handler=lambda row: "skip")
     try:
+        with path.open(encoding="utf-8") as file:
+            names = file.readline().strip().split(",")
+        numbers = arrow.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.float64()))
         table = arrow.read_csv(path, parse_options=whole, convert_options=numbers)
-    except pyarrow.ArrowInvalid as error:
-        raise refuse("file", path, f"it is damaged: {error}", "restore it, or delete that row") from error
-    columns = {name: table[name].to_numpy() for name in names}
-    steps = columns.pop("step").astype(int)
+        columns = {name: table[name].to_numpy() for name in names}
+        steps = columns.pop("step").astype(int)
+    except (ValueError, KeyError) as error:  # Arrow's are ValueErrors
+        wrong = f"it is damaged: {first_line(error)}"
+        raise refuse("file", path, wrong, "restore it, or delete that row") from error
     known = {name: ~np.isnan(values) for name, values in columns.items()}
     return {name: (steps[there], columns[name][there]) for name, there in known.items() if there.any()}
