@@ -1,5 +1,7 @@
 """Causal and masked runs on one page: each in tables of their own, and side by side on what both can do."""
 
+import re
+
 import pytest
 from run_folders import write_run
 from test_page import Page
@@ -51,10 +53,10 @@ def test_each_objective_has_tables_of_its_own(sweep, tmp_path, capsys):
     tables = Page(text).tables
     runs = [[row[0] for row in table[1:]] for table in tables if table and table[0][0] == "run"][:2]
     assert [[name.removesuffix("finished") for name in table] for table in runs] == [["0", "2", "1"], ["3", "5", "4"]]
-    means = [table[1] for table in tables if table and table[0][0] == "#"]
-    assert [row[1] for row in means] == ["3.1000", "2.2000"], "of each objective by itself"
+    means = re.findall("<dt>val loss</dt><dd>(.*?)</dd>", text)
+    assert means == ["3.1000 ± 0.1000", "2.2000 ± 0.2000"], "of each objective by itself"
     assert "clm and mlm losses mean different things: they are shown apart and not compared." in text
-    assert "Best configuration, causal" in text and "Best configuration, masked" in text
+    assert "Over 3 seeds, causal" in text and "Over 3 seeds, masked" in text
     assert "<h2>Search</h2>" not in text and "Side by side" not in text and "--recipe NAME" not in text
     names = {path.name for path in (tmp_path / "report").iterdir()}
     assert names == {f"loss_{objective}.{suffix}" for objective in LOSSES for suffix in ("png", "svg")}
@@ -83,5 +85,5 @@ def test_what_a_comparison_has_found_stands_first(sweep, comparison, tmp_path):
     difference = ["+2.5", "+1.0 to +4.0", "0.010", "+1.0 to +4.0", "B"]
     assert table[3] == ["mean over paradigms", "55.5 ± 0.7", "58.0 ± 0.0", *difference]
     assert table[5][:3] == ["bits per byte", "1.55 ± 0.07", "–"]
-    assert text.index("Side by side") < text.index("Best configuration, causal")
+    assert text.index("Side by side") < text.index("Over 3 seeds, causal")
     assert "<code>&lt;a&gt;</code> (clm, seeds 0, 1)" in text and "Of these &amp; no others." in text

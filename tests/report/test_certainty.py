@@ -83,6 +83,15 @@ def test_the_grids_edge_and_a_slope(tmp_path):
     assert "The best learning rate, 0.001, lies on the grid's edge: try higher ones." in slope.sentences
 
 
+def test_no_rate_that_diverged_is_recommended(tmp_path):
+    """Neither by the warning of an edge, nor beside one that is the best."""
+    for number, (rate, loss) in enumerate({1e-3: 3.2, 2e-3: 3.0, 1e30: None}.items()):
+        write_run(tmp_path / str(number), f"optimizer.lr={rate}", loss=loss, status="finished" if loss else "diverged")
+    sentences = verdict(collect([tmp_path / str(number) for number in range(3)])).sentences
+    assert "The next higher learning rate tried, 1e+30, diverged." in sentences
+    assert not any("edge" in sentence for sentence in sentences)
+
+
 def test_one_setting_alone(tmp_path):
     rates = write_search(tmp_path / "rates", bowl, RATES, (0.1,), 3)
     assert rates.region.best == pytest.approx({"optimizer.lr": 4e-3}, rel=0.1)

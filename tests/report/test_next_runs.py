@@ -14,10 +14,11 @@ from lightning_lm.runs.folder import write_json
 
 
 def write_sweep(folder, losses):
-    """A sweep's folder with a finished job for each (rate, decay, seed)."""
+    """A sweep's folder with a job for each (rate, decay, seed): finished, or diverged where it has no loss."""
     rows = [dict(zip(("optimizer.lr", "optimizer.weight_decay", "seed"), map(str, key), strict=True)) for key in losses]
     for number, (row, loss) in enumerate(zip(rows, losses.values(), strict=True)):
-        write_run(folder / str(number), *(f"{key}={value}" for key, value in row.items()), loss=loss)
+        status = "diverged" if loss is None else "finished"
+        write_run(folder / str(number), *(f"{key}={value}" for key, value in row.items()), loss=loss, status=status)
     write_json(folder / "sweep.json", {"fixed": {"experiment": "quickstart", "data.path": "a b"}, "search": rows})
 
 
@@ -45,6 +46,22 @@ def test_runs_that_shrink_the_region(tmp_path, capsys):
     tried = {tuple(map(float, job.values())) for job in jobs}
     assert len(tried) == 3 and not tried & losses.keys(), "no job twice"
     assert all(1e-3 <= rate <= 16e-3 for rate, _, _ in tried)
+
+
+def test_a_rate_that_diverged_is_not_proposed(tmp_path, capsys):
+    """The losses fall to the highest rate that finished; one step of the grid further is known to diverge."""
+    chance = np.random.default_rng(0)
+    losses = {
+        (r, 0.1, s): 3 + 0.3 * np.log(r / 3e-2) ** 2 + 0.05 * chance.normal()
+        for r in (1e-3, 2e-3, 4e-3)
+        for s in (0, 1)
+    }
+    write_sweep(tmp_path / "open", losses)
+    jobs, _ = proposed(tmp_path / "open", capsys, "--runs", "4")
+    assert max(float(job["optimizer.lr"]) for job in jobs) > 5e-3, "it looks beyond the edge where nothing diverged"
+    write_sweep(tmp_path / "lost", losses | {(5e-3, 0.1, s): None for s in (0, 1)})
+    jobs, _ = proposed(tmp_path / "lost", capsys, "--runs", "4")
+    assert max(float(job["optimizer.lr"]) for job in jobs) < 5e-3
 
 
 def test_one_seed_asks_for_another(tmp_path, capsys):

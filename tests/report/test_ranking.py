@@ -107,7 +107,28 @@ def test_seeds_tested_are_averaged_only_where_all_were(tmp_path):
     summary = json.loads((tmp_path / "seeds" / "2" / "summary.json").read_text())
     write_json(tmp_path / "seeds" / "2" / "summary.json", summary | {"test/loss": 5.5})
     report([tmp_path / "seeds"], tmp_path / "page.html")
-    assert "4.5000 ± 1.0000" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "4.5000 ± 1.0000" in page
+
+
+def test_over_seeds_nothing_is_chosen(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path / "seeds" / str(seed), f"seed={seed}", loss=3.0 + seed)
+    write_json(tmp_path / "seeds" / "sweep.json", {"fixed": {}, "search": [{"seed": "0"}, {"seed": "1"}]})
+    report([tmp_path / "seeds"], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8").partition('<script type="application/json"')
+    assert "Over 2 seeds" in page[0] and "<dt>val loss</dt><dd>3.5000 ± 0.7071</dd>" in page[0]
+    for claim in (
+        "Best",
+        "The best",
+        "lightning-lm rerun",
+        "lightning-lm next",
+        'class="first"',
+        "<h2>Configurations",
+        "untouched",
+    ):
+        assert claim not in page[0]
+    assert '"best": true' not in page[2]
 
 
 def test_a_search_is_a_study_of_means(grid):

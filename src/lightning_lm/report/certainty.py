@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from lightning_lm.runs.step_table import read_series
 
 RATE, DECAY = FIRST
 SIDES = {-1: "lower", 1: "higher"}
+ENDED = {"finished", "diverged"}  # statuses that tell of the settings
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def verdict(runs: list[Run]) -> Verdict:
     sets = [c for c in every if c.complete]
     if len(sets) < 2:
         return Verdict([])
-    noise, sentences, searched = noise_of(sets), edges(sets), None
+    noise, sentences, searched = noise_of(sets), edges(every), None
     if noise.freedom:
         sentences.insert(0, noise_sentence(len(near_best(sets, noise)), len(sets), noise.spread))
         over = fitted(sets, noise)
@@ -91,15 +93,37 @@ def noise_sentence(near: int, count: int, spread: float) -> str:
     return f"{near} of {count} configurations are within noise of the best (95 %). {seeds}"
 
 
-def edges(sets: list[Configuration]) -> list[str]:
-    """A warning for each numeric setting of which the best configuration has the lowest or the highest value."""
+def edges(every: list[Configuration]) -> list[str]:
+    """Warnings of numeric settings whose best value is the lowest or highest tried, or is next to one that diverged."""
     warnings = []
-    for key, value in sets[0].settings.items():
-        values = sorted({c.settings[key] for c in sets if is_number(c.settings[key])})
-        if len(values) > 1 and value in (values[0], values[-1]) and value != 0:
-            side = SIDES[-1 if value == values[0] else 1]
-            warnings.append(f"The best {short_name(key)}, {brief(value)}, lies on the grid's edge: try {side} ones.")
+    for key, value in every[0].settings.items():
+        beside = {side: next_tried(every, key, value, sign) for sign, side in SIDES.items()} if is_number(value) else {}
+        for side, neighbour in beside.items() if any(beside.values()) else ():
+            if neighbour is None and value != 0:
+                edge = f"The best {short_name(key)}, {brief(value)}, lies on the grid's edge"
+                warnings.append(f"{edge}: try {side} ones.")
+            elif neighbour is not None and neighbour.diverged:
+                warnings.append(f"The next {side} {short_name(key)} tried, {brief(neighbour.value)}, diverged.")
     return warnings
+
+
+class Tried(NamedTuple):
+    value: float
+    diverged: bool  # in every run that ended
+
+
+def next_tried(every: list[Configuration], key: str, value: float, side: int) -> Tried | None:
+    """The next lower (−1) or higher (1) value of a setting with which a run has finished or diverged."""
+    ended = [
+        (number, run.status)
+        for c in every
+        for run in c.runs
+        if run.status in ENDED and is_number(number := c.settings[key]) and side * number > side * value
+    ]
+    if not ended:
+        return None
+    nearest = min((number for number, _ in ended), key=lambda number: side * number)
+    return Tried(nearest, {status for number, status in ended if number == nearest} == {"diverged"})
 
 
 def neighbours(sets: list[Configuration], keys: list[str]) -> list[Configuration]:
@@ -182,8 +206,7 @@ def sensitivity(sets: list[Configuration]) -> float | None:
     It is the mean over the logarithm of the rate, and no loss counts as higher than that before training, also where a
     run diverged. Over the rates that were tried with the best configuration's other settings; None below three.
     """
-    over = {"finished", "diverged"}
-    near = [c for c in neighbours(sets, [RATE]) if {run.status for run in c.runs} <= over]
+    near = [c for c in neighbours(sets, [RATE]) if {run.status for run in c.runs} <= ENDED]
     if len(near) < 3:
         return None
     start = first_loss(near)

@@ -19,6 +19,9 @@ def part(runs: list[Run], alone: bool) -> dict[str, Any]:
     """What the page's tables show of the runs of one objective, which has a title where it isn't alone."""
     names, best, sets = differing(runs), winner(runs), configurations(runs)
     objective = next((run.settings["objective.name"] for run in runs if run.settings), "clm")
+    over_seeds = len(sets) == 1 and "seed" in names
+    if over_seeds:  # nothing was chosen
+        best = None
     return {
         "objective": objective,
         "title": "" if alone else OBJECTIVES[objective].facts.kind,
@@ -26,7 +29,8 @@ def part(runs: list[Run], alone: bool) -> dict[str, Any]:
         "runs": ranked(runs),
         "names": names,
         "figures": figures_of(runs),
-        "configurations": sets if "seed" in names else [],
+        "over_seeds": over_seeds,
+        "configurations": sets if "seed" in names and not over_seeds else [],
         "best": sets[0],
         "ranking_label": ranking_label(runs),
         "winner": best,

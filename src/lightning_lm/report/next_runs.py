@@ -8,7 +8,7 @@ import numpy as np
 
 from lightning_lm.certainty.region import mesh, region, size
 from lightning_lm.errors import refuse
-from lightning_lm.report.certainty import Fitted, fitted, near_best, noise_of
+from lightning_lm.report.certainty import Fitted, fitted, near_best, next_tried, noise_of
 from lightning_lm.report.comparison import Configuration, by_objective, configurations, short_name
 from lightning_lm.report.runs import collect
 from lightning_lm.runs.folder import DONE, job_status, read_json
@@ -37,7 +37,8 @@ def propose(folder: Path, count: int) -> str:
     if len(objectives := by_objective(runs)) > 1:
         wrong = f"{' and '.join(objectives)} losses mean different things"
         raise refuse("FOLDER", folder, wrong, "give the folder of a sweep over one objective")
-    sets = [c for c in configurations(runs) if c.complete]
+    every = configurations(runs)
+    sets = [c for c in every if c.complete]
     if len(sets) < 2:
         raise refuse(
             "FOLDER", folder, "fewer than two configurations are finished", "give its command more values, or wait"
@@ -50,7 +51,7 @@ def propose(folder: Path, count: int) -> str:
         reason = f"another seed: noise is {'the limit' if noise.freedom else 'unknown'}"
         about, proposals = "", further_seeds(likely, sweep["search"], count, reason)
     else:
-        about, proposals = shrinking(over, sets, sweep["search"], count)
+        about, proposals = shrinking(over, every, sweep["search"], count)
     lines = [", ".join(f"{short_name(key)} {value}" for key, value in p.settings.items()) for p in proposals]
     rows = [f"  {line:<{max(map(len, lines))}}  {p.reason}" for line, p in zip(lines, proposals, strict=True)]
     open_jobs = sum(job_status(folder / str(number)) not in DONE for number in range(len(sweep["search"])))
@@ -85,9 +86,9 @@ def further_seeds(sets: list[Configuration], search: list[dict[str, str]], count
 
 
 def shrinking(
-    over: Fitted, sets: list[Configuration], search: list[dict[str, str]], count: int
+    over: Fitted, every: list[Configuration], search: list[dict[str, str]], count: int
 ) -> tuple[str, list[Proposal]]:
-    """One run after another, each the one with which the region is expected to be smallest."""
+    """One run after another, each the one with which the region is expected to be smallest; none where all diverged."""
     keys, surface = over.settings, over.surface
     box = np.array([[-1.0] * len(keys), [1.0] * len(keys)])
     for k, side in region(surface).open_to:  # one step of the grid beyond the edge
@@ -96,10 +97,16 @@ def shrinking(
     # Far from the best, where losses are high, the surface is the least to be trusted
     near = surface.height(between) <= np.median(surface.height(over.points))
     near &= [np.abs(point - over.points).max(axis=1).min() > 0.05 for point in between]  # tried ones are there already
-    new = [job(sets[0], search) | written(keys, values) for values in over.unit(between[near])]
+    for k, key in enumerate(keys):
+        values = [c.settings[key] for c in over.configurations]
+        for side, end in (-1, min(values)), (1, max(values)):
+            beyond = next_tried(every, key, end, side)
+            if beyond is not None and beyond.diverged:
+                near &= side * over.unit(between)[:, k] < side * beyond.value
+    new = [job(every[0], search) | written(keys, values) for values in over.unit(between[near])]
     points, jobs = np.vstack([over.points, between[near]]), [job(c, search) for c in over.configurations] + new
     # A seed that one configuration alone has tells nothing: what it does to all alike isn't known
-    seeds = sorted({seed for c in sets for seed in c.seeds})
+    seeds = sorted({seed for c in every if c.complete for seed in c.seeds})
     untried = [[seed for seed in seeds if seed not in c.seeds] for c in over.configurations] + [[*seeds] for _ in new]
     proposals, before = [], size(surface, places)
     for _ in range(count):

@@ -116,7 +116,7 @@ def write_page(
         "title": ", ".join(map(sweep_name, folders)),
         "folders": shlex.join(os.path.relpath(folder) for folder in folders),
         "correlations": rank_correlations(folders[0]) if len(folders) == 1 else {},
-        "grid": shlex.quote(os.path.relpath(folders[0])) if is_grid(folders) else None,
+        "grid": shlex.quote(os.path.relpath(folders[0])) if is_grid(folders, runs) else None,
         "filters": data["filters"],
         "search": {name: name for name in data["search"]},
         "curves": data["figures"] if any(curves_of.values()) else {},
@@ -141,9 +141,10 @@ def read_comparison(path: Path) -> dict[str, Any]:
     return content
 
 
-def is_grid(folders: Sequence[Path]) -> bool:
+def is_grid(folders: Sequence[Path], runs: list[Run]) -> bool:
     """Whether ``lightning-lm next`` can propose its next runs."""
-    return len(folders) == 1 and (folders[0] / "sweep.json").exists() and not (folders[0] / "study.db").exists()
+    sweep = len(folders) == 1 and (folders[0] / "sweep.json").exists() and not (folders[0] / "study.db").exists()
+    return sweep and sum(c.complete for c in configurations(runs)) > 1
 
 
 def links(run: Run, page: Path) -> dict[str, str]:
