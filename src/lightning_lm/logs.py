@@ -28,6 +28,11 @@ def has_bars() -> bool:
     return sys.stderr.isatty() and not os.environ.get(JOB)
 
 
+def columns() -> int:
+    """How wide a line of the log may be, so that it fits 80 columns with what it begins with."""
+    return 80 - len(os.environ.get(JOB, ""))
+
+
 class Console(logging.Handler):
     """Writes to stderr above the progress bars; leaves out records that have been given ``file_only``."""
 

@@ -64,6 +64,12 @@ def test_same_text_same_vocabulary(tmp_path, cache):
     assert told == [tokenizer_fingerprint(train_tokenizer(docs, kind, 1000, cache)) for kind in ("bpe", "wordpiece")]
 
 
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+def test_without_a_terminal_no_bar_is_drawn(kind, tmp_path, capfd):
+    train_tokenizer(python_docs_corpus(), kind, 1000, tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_trained_once(cache):
     docs = python_docs_corpus()
     train_tokenizer(docs, "bpe", 1000, cache)

@@ -56,4 +56,5 @@ def test_a_seeded_study_that_was_cut_off_draws_what_it_would_have_drawn(tmp_path
 
     whole = draw(tmp_path / "whole", 14)
     assert draw(tmp_path / "parts", 2, 5, 14) == whole
+    assert study.Study(tmp_path / "whole", {}, "tpe", 3, None).ended() == [*range(14)]
     assert len({job["optimizer.lr"] for job in whole}) == 14

@@ -7,8 +7,9 @@ from statistics import fmean, stdev
 import pytest
 from run_folders import write_run
 
-from lightning_lm.errors import refuse
+from lightning_lm.errors import Diverged, refuse
 from lightning_lm.runs.folder import write_json
+from lightning_lm.sweeps.progress import JobPlace
 from lightning_lm.sweeps.table import job_table
 
 
@@ -18,7 +19,10 @@ def sweep(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
 
     def write(*rows, errors=()):
-        write_json(tmp_path / "sweep.json", {"fixed": {}, "search": [own for own, _, _ in rows], "jobs": len(rows)})
+        write_json(
+            tmp_path / "sweep.json",
+            {"fixed": {}, "search": [own for own, _, _ in rows], "jobs": len(rows), "parallel": False},
+        )
         for number, (own, loss, known) in enumerate(rows):
             if known is not None:
                 status = {"status": "finished" if loss is not None else "diverged", "seconds": 60}
@@ -66,6 +70,24 @@ def test_a_configuration_that_lost_a_seed_is_behind_whole_ones_and_the_reason_is
     assert "job 4 (lr=3 seed=0) refused: data.block_size=99: too long; lower it\n" in table
     assert "job 5" not in table, "one of many that are yet to be run"
     assert "3 finished, 1 diverged, 2 not run\n" in table
+    assert "2 of 6 jobs are not done: the same command with hydra.sweep.dir=" in table
+    assert "job 2 is the best so far; to train" in table
+
+
+def test_what_ended_jobs_alike_is_told_once(sweep):
+    lost = {"reason": "the loss is nan " * 20}
+    table = sweep(*(({"optimizer.lr": str(n)}, None, lost) for n in range(2)), ({"optimizer.lr": "3"}, 3.0, {}))
+    (start,) = re.findall(r"^jobs? \d.*", table.partition("3 jobs in")[0], re.MULTILINE)
+    assert start.startswith("jobs 0 (lr=0), 1 (lr=1) diverged: the loss is nan")
+    assert "not done" not in table and "so far" not in table
+
+
+def test_a_job_that_diverged_is_told_in_a_line(sweep, tmp_path, capsys):
+    sweep(({"optimizer.lr": "1"}, None, {"reason": "the loss is nan " * 20}), ({"optimizer.lr": "2"}, None, None))
+    with pytest.raises(Diverged), JobPlace(tmp_path / "0").telling():
+        raise Diverged("optimizer.lr", 1, "the loss is nan " * 20)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("[1/2] diverged: ") and " …; about " in line and len(line) <= 80
 
 
 def test_nothing_is_best_of_what_cannot_be_compared(sweep):

@@ -17,6 +17,7 @@ from lightning_lm.data.cache import build_once
 from lightning_lm.data.corpora.corpus import Corpus
 from lightning_lm.errors import refuse
 from lightning_lm.interrupts import waiting_for
+from lightning_lm.logs import has_bars
 
 log = logging.getLogger(__name__)
 FORMAT = 1  # of the cache; a change of how tokenizers are trained needs the next number
@@ -38,6 +39,8 @@ def train_tokenizer(corpus: Corpus, kind: str, vocab_size: int, cache_dir: Path,
         raise refuse("model.vocab_size", vocab_size, "too small", f"give {least} or more, such as 8000")
     parts = [FORMAT, corpus.keys["train"], kind, vocab_size]
     folder = cache_dir / "tokenizers" / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+    show_progress = show_progress and has_bars()  # elsewhere a bar leaves empty lines
 
     def build(temporary: Path) -> None:
         log.info("training a %s tokenizer with %d tokens on %s", kind, vocab_size, corpus.source)

@@ -16,7 +16,7 @@ from lightning_lm.launch import launched, run_job
 from lightning_lm.runs.folder import DONE, LOCK, alone_in, job_settings, job_status, read_json, sweep_name, write_json
 from lightning_lm.runs.settings import read_settings, take_before
 from lightning_lm.sweeps.gpus import gpus_for
-from lightning_lm.sweeps.progress import JobPlace, result
+from lightning_lm.sweeps.progress import JobPlace
 
 JobSettings = dict[str, str]  # what a job has to itself: setting → value, as in an override
 SAME = "give the settings in its sweep.json (a list of values may have grown so that jobs are added at the end)"
@@ -110,7 +110,7 @@ def run_sweep_job(job: Config) -> float:
     job.logger.group = job.logger.group or sweep_name(folder.parent)
     place = JobPlace(folder)
     if job_status(folder) in DONE:
-        place.tell(f"{place.settings} done before: {result(folder)}")
+        place.tell_done()
         return read_json(folder / "summary.json").get("val/loss")
     sweep = read_json(folder.parent / "sweep.json")
     take_before(job, with_before() - {*sweep["with_before"], *sweep["fixed"], *job_settings(folder)})

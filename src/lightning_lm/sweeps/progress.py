@@ -1,7 +1,9 @@
 """What a sweep tells while it runs: which job begins, how it ended, and the time that is left."""
 
 import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +52,17 @@ class JobPlace:
     def tell(self, text: str) -> None:
         sys.stderr.write(f"{self.label} {text}\n")  # at once: jobs may share the console
 
+    def tell_done(self) -> None:
+        self.tell_result(f"{self.settings} done before: ")
+
+    def tell_result(self, start: str = "", end: str = "", error: object = None) -> None:
+        """In one line where the job diverged: its train.log has the whole reason."""
+        text = result(self.folder, error)
+        if job_status(self.folder) == "diverged":
+            room = shutil.get_terminal_size().columns - len(f"{self.label} {start}{end}")
+            text = textwrap.shorten(text, max(room, 20), placeholder=" …")
+        self.tell(f"{start}{text}{end}")
+
     @contextmanager
     def telling(self) -> Iterator[None]:
         """Around a job that runs; the reason why it ended early is told here, and nowhere else."""
@@ -61,10 +74,10 @@ class JobPlace:
         except (Refused, Died) as error:
             if isinstance(error, Refused):
                 error.reported = True
-            self.tell(f"{result(self.folder, error)}{self.time_left()}")
+            self.tell_result(end=self.time_left(), error=error)
             raise
         else:
-            self.tell(f"{result(self.folder)}, {duration(time.monotonic() - began)}{self.time_left()}")
+            self.tell_result(end=f", {duration(time.monotonic() - began)}{self.time_left()}")
         finally:
             del os.environ[JOB]
 

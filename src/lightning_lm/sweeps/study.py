@@ -83,6 +83,10 @@ class Study:
         drawn = [trial.params for trial in self.study.get_trials(deepcopy=False)]
         return [{key: v if isinstance(v, str) else repr(v) for key, v in values.items()} for values in drawn]
 
+    def ended(self) -> list[int]:
+        """The numbers of the trials that are not run again."""
+        return [trial.number for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()]
+
     def next_batch(self, trials: int, parallel: int) -> range:
         """The numbers of the trials to run next: those that were cut off, else new ones."""
         known = self.study.get_trials(deepcopy=False)

@@ -15,10 +15,10 @@ from lightning_lm.config.composition import typed_job
 from lightning_lm.config.overrides import problems_of
 from lightning_lm.errors import Problem, Refused, refuse
 from lightning_lm.interrupts import Interrupted, stopping_on_signals
-from lightning_lm.runs.folder import alone_in
+from lightning_lm.runs.folder import DONE, alone_in, job_status
 from lightning_lm.sweeps.jobs import JobSettings, claim_folder, combinations, extended, refuse_launched
 from lightning_lm.sweeps.precheck import model_problems
-from lightning_lm.sweeps.progress import exit_code
+from lightning_lm.sweeps.progress import JobPlace, exit_code
 
 SAMPLERS = ("tpe", "random")
 
@@ -122,6 +122,9 @@ class SearchSweeper(Sweeper):
         claim_folder(self.folder, self.fixed, searched, self.trials, self.side_by_side)
         study = Study(self.folder, drawn_from, **self.search)
         self.jobs = study.jobs()
+        for number in study.ended():
+            if job_status(folder := self.folder / str(number)) in DONE:
+                JobPlace(folder).tell_done()
         while batch := study.next_batch(self.trials, self.parallel):
             self.jobs = study.jobs()
             results = self.launch([self.jobs[number] for number in batch], batch.start)

@@ -14,6 +14,7 @@ from rich.table import Table
 from lightning_lm.figures import SPLITS, labels
 from lightning_lm.report.comparison import Configuration, like_with_like, ranking_figure
 from lightning_lm.report.runs import Run, run_at, settings_of_jobs
+from lightning_lm.runs.folder import DONE, read_json
 from lightning_lm.runs.numbers import brief_name, brief_settings, duration, mean_and_spread, short
 from lightning_lm.runs.summary import program
 from lightning_lm.sweeps.jobs import JobSettings
@@ -31,6 +32,8 @@ def job_table(folder: Path, jobs: list[JobSettings], errors: Mapping[int, object
     settings = settings_of_jobs(folder)
     runs = [run_at(folder / str(n), str(n), settings.get(folder / str(n), {})) for n in range(len(jobs))]
     width = shutil.get_terminal_size().columns
+    count = max(read_json(folder / "sweep.json")["jobs"], len(jobs))  # a study that was cut off hasn't drawn all
+    open_jobs = count - sum(run.status in DONE for run in runs)
     blocks, commands = [], []
     for common, finished in like_with_like(runs).items():
         ranked = configurations(finished, runs, jobs)
@@ -43,19 +46,25 @@ def job_table(folder: Path, jobs: list[JobSettings], errors: Mapping[int, object
             sure = verdict([run for configuration in ranked for run in configuration.runs]).sentences[:1]
             blocks[-1] += ["", *textwrap.wrap("".join(sure), width)]
             best = min(int(run.name) for run in ranked[0].runs if run.loss is not None)
-            sentence = f"job {best} is the best{f' with {common}' * bool(common)}; to train and test it alone:"
+            among = " so far" * (open_jobs > 0) + f" with {common}" * bool(common)
+            sentence = f"job {best} is the best{among}; to train and test it alone:"
             commands.append([sentence, f"  {program()} rerun {shlex.quote(str(folder / str(best)))}"])
-    without = [
-        textwrap.fill(
-            textwrap.shorten(f"job {run.name} ({brief_settings(job)}) {why}", 2 * width - 20, placeholder=" …"), width
-        )
-        for number, (run, job) in enumerate(zip(runs, jobs, strict=True))
-        if run.loss is None and (why := result(run.folder, errors.get(number))) != "not run"  # these are counted below
-    ]
+    ends: dict[str, list[str]] = {}  # why jobs have no figures → these jobs
+    for number, (run, job) in enumerate(zip(runs, jobs, strict=True)):
+        if run.loss is None and (why := result(run.folder, errors.get(number))) != "not run":  # these are counted below
+            ends.setdefault(why, []).append(f"{run.name} ({brief_settings(job)})")
+    without = []
+    for why, of in ends.items():
+        those = f"job{'s' * (len(of) > 1)} {', '.join(of)}"
+        reason = textwrap.shorten(why, max(width, 2 * width - 20 - len(those)), placeholder=" …")
+        without.append(textwrap.fill(f"{those} {reason}", width))
     counts = Counter(run.status for run in runs)
     total = f"{len(jobs)} job{'s' * (len(jobs) > 1)} in {folder}: " + ", ".join(
         f"{n} {status}" for status, n in counts.items()
     )
+    if open_jobs:
+        goes_on = f"the same command with hydra.sweep.dir={shlex.quote(str(folder))} goes on with them"
+        total += f"\n{open_jobs} of {count} jobs are not done: {goes_on}"
     page = ["to compare all on a page:", f"  {program()} report {shlex.quote(str(folder))}"]
     return "".join("\n" + "\n".join(block) + "\n" for block in [*blocks, [*without, total], *commands, page])
 

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from torch.distributed.fsdp import FSDPModule
 
+from lightning_lm.logs import columns
 from lightning_lm.runs.step_table import StepTable
 from lightning_lm.training.module import LanguageModel
 
@@ -41,7 +42,7 @@ class PromptSamples(Callback):
         for prompt, text in zip(pl_module.objective.prompts, self.texts, strict=True):
             self.table.append({"step": trainer.global_step, "prompt": prompt, "text": text})
             shown = f"sample: {' '.join(text.split())}"
-            log.info("%s", textwrap.fill(shown, 80, initial_indent=" " * 4, subsequent_indent=" " * 6))
+            log.info("%s", textwrap.fill(shown, columns(), initial_indent=" " * 4, subsequent_indent=" " * 6))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):  # the dashboard shows the last table: let it hold the earlier ones too
                 rows = [[int(row["step"]), row["prompt"], row["text"]] for row in self.table.rows()[-SAMPLES_SHOWN:]]

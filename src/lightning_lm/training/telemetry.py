@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from lightning_lm.data.windows import BatchPlan
 from lightning_lm.errors import Diverged
+from lightning_lm.logs import columns
 from lightning_lm.models.flops import flops_per_token, peak_flops
 from lightning_lm.runs.tracking import RunFolderLogger
 from lightning_lm.training.metrics import exp
@@ -172,7 +173,7 @@ class Telemetry(Callback):
             for name, value in shown.items()
         ]
         line = f"validation at step {trainer.global_step}: {', '.join(texts)}"
-        log.info("%s", textwrap.fill(line, 80, subsequent_indent="    "))
+        log.info("%s", textwrap.fill(line, columns(), subsequent_indent="    "))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         self._log_evaluation(trainer, pl_module.figures)
