@@ -6,7 +6,8 @@ import shutil
 import pytest
 from run_folders import write_run
 
-from lightning_lm.report.page import report
+from lightning_lm.report.page import report, write_page
+from lightning_lm.report.runs import collect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -89,6 +90,8 @@ def test_everything_can_be_reached_and_does_what_it_says(page):
     heads.get_by_text("val loss").click()
     assert rows(page) == ["3", "1", "2", "0", "5", "4"], "what is missing stays last"
 
+    assert page.locator("#cut").is_hidden(), "few values are all within the picture"
+    assert page.evaluate("document.getElementById('curves')._fullLayout.yaxis.range[1]") >= 7
     steps = {trace[0]: trace[2] for trace in traces(page)}["3"]
     page.get_by_text("by tokens").click()
     assert {trace[0]: trace[2] for trace in traces(page)}["3"] == [600 * step for step in steps]
@@ -106,6 +109,26 @@ def test_everything_can_be_reached_and_does_what_it_says(page):
     low, high = page.evaluate("document.getElementById('search')._fullLayout.yaxis.range")
     assert low < 3.0 < 4.0 < high < 5, "the losses fill the picture, whichever was there before"
     page.get_by_text("map", exact=True).click()
+
+
+def test_a_page_that_loads_itself_again_keeps_what_was_chosen(browser, tmp_path):
+    runs = [write_run(tmp_path / str(n), f"optimizer.lr={n + 1}", loss=3.0 + n) for n in range(3)]
+    write_page(collect(runs), tmp_path / "report.html", runs, refresh=1)
+    page = new_page(browser)
+    page.goto((tmp_path / "report.html").as_uri())
+    page.evaluate("window.before = true")
+    page.locator("#filter-0").select_option("2")
+    page.get_by_label("log y").check()
+    page.get_by_text("by tokens").click()
+    page.locator("summary").click()
+    for _ in range(2):
+        page.locator("table.sortable th button").get_by_text("val loss").click()
+    page.wait_for_function("!window.before && document.getElementById('curves')?.data", timeout=60_000)
+    assert rows(page) == ["1"] and page.get_by_label("log y").is_checked()
+    assert page.locator("details").get_attribute("open") == ""
+    assert page.get_by_label("by tokens").is_checked() and {trace[0] for trace in traces(page)} == {"1"}
+    assert page.locator("th[aria-sort=descending]").inner_text().startswith("val loss")
+    page.close()
 
 
 def test_curves_of_two_objectives_are_apart(browser, tmp_path):

@@ -14,7 +14,7 @@ from run_folders import write_grid, write_run
 
 from lightning_lm import cli
 from lightning_lm.report.comparison import ranked
-from lightning_lm.report.page import report
+from lightning_lm.report.page import report, watch
 from lightning_lm.report.runs import collect
 from lightning_lm.report.search_map import search
 from lightning_lm.runs.folder import LOCK, write_json
@@ -150,6 +150,24 @@ def test_it_needs_no_torch(grid, tmp_path):
     command = [sys.executable, "-c", code, "report", str(grid / "0"), "--output", str(tmp_path / "page.html")]
     subprocess.run(command, check=True, capture_output=True)
     assert (tmp_path / "page.html").exists()
+
+
+def test_a_page_whose_watch_was_ended_loads_itself_no_more(tmp_path, monkeypatch):
+    run = write_run(tmp_path / "run", status=None)
+    refreshes = []
+
+    def interrupt(_):
+        refreshes.append(refresh_of(tmp_path / "page.html"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lightning_lm.report.page.time.sleep", interrupt)
+    with FileLock(run / LOCK), pytest.raises(KeyboardInterrupt):
+        watch([run], tmp_path / "page.html")
+    assert [*refreshes, refresh_of(tmp_path / "page.html")] == ["10", "null"]
+
+
+def refresh_of(page):
+    return re.search('"refresh": (\\w+)', page.read_text(encoding="utf-8"))[1]
 
 
 def test_a_run_at_work_is_running(tmp_path):

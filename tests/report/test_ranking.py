@@ -10,7 +10,7 @@ from lightning_lm.report.certainty import Verdict
 from lightning_lm.report.comparison import cautions, configurations, differing, ranked, winner
 from lightning_lm.report.page import report
 from lightning_lm.report.runs import collect
-from lightning_lm.report.search_map import cell
+from lightning_lm.report.search_map import cell, search
 from lightning_lm.report.study import as_study, pictures
 from lightning_lm.runs.folder import write_json
 
@@ -84,6 +84,8 @@ def test_lengths_and_few_batches_are_pointed_out(tmp_path):
     length, batches = cautions(runs)
     assert "trainer.max_steps 10; trainer.max_steps 4000" in length and "2 batches only" in batches
     assert winner(runs) is None, "ten steps and 4,000 are no rivals"
+    assert "best" not in search(runs, "nats").axes[0].get_legend_handles_labels()[1], "nor is one ringed"
+    assert "history" not in pictures(runs, "", Verdict([]))
 
 
 def test_unlike_protocols_are_pointed_out(tmp_path):

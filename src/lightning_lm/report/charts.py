@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from lightning_lm.report.comparison import by_objective, loss_unit
+from lightning_lm.report.comparison import by_objective, loss_unit, searched, winner
 from lightning_lm.report.curves import Curves
 from lightning_lm.report.looks import INKS, LineStyle, line_styles
 from lightning_lm.report.runs import Run
@@ -58,12 +58,13 @@ def loss_curves(runs: list[Run], unit: str, curves_of: Mapping[str, Curves]) -> 
     titles = {"train/loss": "training", "val/loss": "validation"}
     for axes, (column, title) in zip(figure.subplots(1, 2, sharex=True), titles.items(), strict=True):
         heights: list[float] = []
-        for rank, run in reversed(list(enumerate(runs))):  # the best on top
+        thick = winner(runs) and searched(runs) and runs[0]
+        for run in reversed(runs):  # the best on top
             if (curve := curves_of[run.name].get(column)) is None:
                 continue
             steps, losses, line = curve["steps"], curve["values"], drawn_as(styles[run.name])
             marker = "o" if title == "validation" or len(losses) < 3 else None
-            width = {"linewidth": 2.4 if rank == 0 else 1.2, "markersize": 3.5, "zorder": 3 if rank == 0 else 2}
+            width = {"linewidth": 2.4 if run is thick else 1.2, "markersize": 3.5, "zorder": 3 if run is thick else 2}
             axes.plot(steps, losses, marker=marker, **line, **width)
             if run.status in LOST:
                 axes.plot(steps[-1], losses[-1], "X", color=line["color"], markersize=8, zorder=4)

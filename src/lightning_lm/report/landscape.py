@@ -6,7 +6,7 @@ import numpy as np
 from plotly.graph_objects import Figure, Scatter
 
 from lightning_lm.report.certainty import AveragingTime, SearchedRegion
-from lightning_lm.report.comparison import Configuration, configurations, levels, searched, short_name
+from lightning_lm.report.comparison import Configuration, configurations, levels, searched, short_name, winner
 from lightning_lm.report.runs import Run
 from lightning_lm.report.search_map import scale_of
 from lightning_lm.runs.numbers import brief, is_number, show
@@ -42,6 +42,7 @@ def landscape(runs: list[Run], loss: str, region: SearchedRegion | None) -> Figu
     if len(names) < 2 or not finished:
         return None
     axes = [Axis(name, levels(runs, name)) for name in names]
+    best = finished[:1] if winner(runs) else []
     lost = [c for c in sets if not c.losses and all(is_number(c.settings[name]) for name in names)]
     norm = scale_of([c.mean for c in finished], 10)
     shade = {
@@ -61,7 +62,7 @@ def landscape(runs: list[Run], loss: str, region: SearchedRegion | None) -> Figu
     for drawn, marker, title in (
         (finished[::-1], shade, "finished"),  # the best on top
         (lost, {"symbol": "x", "size": 12, "color": "#888888"}, "came to nothing"),
-        (finished[:1], {"symbol": "circle-open", "size": 30, "color": "#EE6677", "line": {"width": 2}}, "lowest mean"),
+        (best, {"symbol": "circle-open", "size": 30, "color": "#EE6677", "line": {"width": 2}}, "lowest mean"),
     ):
         x, y = ([axis.at(c.settings[name]) for c in drawn] for axis, name in zip(axes, names, strict=True))
         hover = {"text": [described(c) for c in drawn], "hovertemplate": "%{text}<extra></extra>"}

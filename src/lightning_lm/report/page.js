@@ -59,7 +59,8 @@ function traces(names, objective) {
 function usual(drawn) {  // so that a steep start or a run that diverged doesn't flatten the rest
   const seen = drawn.filter(t => t.finished).flatMap(t => t.y).sort((a, b) => a - b);
   if (seen.length < 3) return undefined;
-  const low = seen[0], high = Math.min(seen.at(-1), low + 1.5 * (seen[Math.floor(0.97 * (seen.length - 1))] - low));
+  const low = seen[0], top = seen.at(-1), few = seen.length < 40;  // of few the highest 3 % may be a whole start
+  const high = few ? top : Math.min(top, low + 1.5 * (seen[Math.floor(0.97 * (seen.length - 1))] - low));
   return high > low ? [low - 0.04 * (high - low), high + 0.04 * (high - low)] : undefined;
 }
 
@@ -68,6 +69,7 @@ function drawCurves() {
   const figure = radio("figure"), [kind, objective] = figure.split(" "), loss = kind === "loss";
   const drawn = traces(loss ? ["train/loss", "val/loss"] : [figure], objective), log = checked("log-y");
   const range = log || !loss ? undefined : usual(drawn);
+  document.getElementById("cut").hidden = !range || drawn.every(t => t.y.every(height => height <= range[1]));
   const axes = {
     xaxis: {title: {text: page.over[radio("over")]}, type: checked("log-x") ? "log" : "linear"},
     yaxis: {title: {text: page.figures[figure]}, type: log ? "log" : "linear", ...(range ? {range} : {autorange: true})},
@@ -117,6 +119,41 @@ for (const table of document.querySelectorAll("table.sortable"))
       table.tBodies[0].append(...rows);
     };
   });
+
+// ------------------------------------------------------------------------------------- a page that loads itself again
+
+const controls = () => [...document.querySelectorAll("input, select")];
+const key = control => (control.type === "radio" ? `${control.name} ${control.value}` : control.id);
+const state = control => (["radio", "checkbox"].includes(control.type) ? "checked" : "value");
+const heads = () => [...document.querySelectorAll("table.sortable")].flatMap((table, n) =>
+  [...table.querySelectorAll("thead th")].map(head => [`${n} ${head.textContent}`, head]));
+
+function keepChoices() {
+  const chosen = Object.fromEntries(controls().map(control => [key(control), control[state(control)]]));
+  const sorted = Object.fromEntries(heads().map(([name, head]) => [name, head.getAttribute("aria-sort")]));
+  const open = [...document.querySelectorAll("details")].map(details => details.open);
+  history.replaceState({chosen, sorted, open}, "");
+}
+
+function restoreChoices({chosen, sorted, open}) {
+  for (const control of controls()) if (key(control) in chosen) control[state(control)] = chosen[key(control)];
+  for (const select of document.querySelectorAll("select")) if (select.selectedIndex < 0) select.selectedIndex = 0;
+  for (const [name, head] of heads())
+    for (let click = 0; click < {ascending: 1, descending: 2}[sorted[name]]; click++) head.firstChild.click();
+  document.querySelectorAll("details").forEach((details, n) => { details.open = open[n]; });
+  history.replaceState(null, "");
+}
+
+if (page.refresh) {
+  let timer;
+  const later = () => {  // nobody is interrupted in the middle of what they do
+    clearTimeout(timer);
+    timer = setTimeout(() => { keepChoices(); location.reload(); }, page.refresh * 1000);
+  };
+  for (const kind of ["input", "keydown", "pointerdown", "focusin"]) document.addEventListener(kind, later);
+  later();
+}
+if (history.state) restoreChoices(history.state);
 
 function draw() { drawSearch(); drawCurves(); filterRows(); }
 document.addEventListener("input", event => (event.target.name === "search" ? drawSearch() : (drawCurves(), filterRows())));

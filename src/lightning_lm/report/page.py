@@ -62,7 +62,11 @@ def watch(folders: Sequence[Path], output: Path, comparison: Path | None = None)
         if not (any(run.status == "running" for run in runs) or any(map(in_use, folders))):
             return
         write_page(runs, output, folders, beside, refresh=EVERY)
-        time.sleep(EVERY)
+        try:
+            time.sleep(EVERY)
+        except KeyboardInterrupt:
+            write_page(runs, output, folders, beside)  # which doesn't load itself again
+            raise
 
 
 def check(output: Path) -> None:
@@ -108,7 +112,7 @@ def write_page(
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"show": show, "setting": short_name, "duration": duration, "mean": mean_and_spread}
     looks, _ = line_styles(runs)
-    data = drawn(parts, looks, curves_of)
+    data = drawn(parts, looks, curves_of) | {"refresh": refresh}
     shown = content(runs) | {
         "parts": parts,
         "comparison": comparison,
@@ -123,7 +127,6 @@ def write_page(
         "links": {run.name: links(run, output.parent) for run in runs},
         "data": Markup(json.dumps(data, allow_nan=False).replace("<", "\\u003c")),
         "plotly": Markup(get_plotlyjs()),
-        "refresh": refresh,
     }
     write_text(output, environment.get_template("report.html").render(**shown))
 

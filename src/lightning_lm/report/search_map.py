@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from lightning_lm.report.comparison import Configuration, configurations, levels, searched, short_name
+from lightning_lm.report.comparison import Configuration, configurations, levels, searched, short_name, winner
 from lightning_lm.report.runs import Run
 from lightning_lm.runs.numbers import is_number, show
 
@@ -59,7 +59,7 @@ def heatmap(axes: Axes, runs: list[Run], sets: list[Configuration], names: list[
         red, green, blue, _ = image.cmap(norm(value))
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
         color = matplotlib.rcParams["text.color"] if math.isnan(value) else "white" if dark else "black"
-        weight = "bold" if configuration is sets[0] else "normal"
+        weight = "bold" if configuration is sets[0] and winner(runs) else "normal"
         look = {"color": color, "fontsize": font, "weight": weight}
         axes.text(j + 0.5, i + 0.5, cell(configuration), ha="center", va="center", **look)
     axes.set_xticks(np.arange(len(across)) + 0.5, map(show, across))
@@ -102,7 +102,8 @@ def points(axes: Axes, runs: list[Run], names: list[str], unit: str) -> None:
             shade = {"c": [losses[run.name] for run in of_status], "cmap": "viridis_r", "norm": norm, "edgecolors": ink}
         dots = axes.scatter(at, heights, marker=marker, s=size, lw=0.5, label=status, zorder=2, **shade)
         if status == "finished":
-            axes.scatter(at[-1:], heights[-1:], s=190, **RING, edgecolors=ink, zorder=3)
+            if winner(runs):
+                axes.scatter(at[-1:], heights[-1:], s=190, **RING, edgecolors=ink, zorder=3)
             if y:
                 axes.figure.colorbar(dots, ax=axes, label=label, pad=0.02, extend="max")
     for axis, name in zip("xy", names[:2], strict=False):

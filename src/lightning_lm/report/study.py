@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from plotly.graph_objects import Figure
 
 from lightning_lm.report.certainty import Verdict
-from lightning_lm.report.comparison import comparable, configurations, levels, searched, short_name
+from lightning_lm.report.comparison import comparable, configurations, levels, searched, short_name, winner
 from lightning_lm.report.landscape import averaging, landscape
 from lightning_lm.report.runs import Run
 from lightning_lm.runs.numbers import is_number
@@ -63,9 +63,10 @@ def pictures(runs: list[Run], loss: str, certainty: Verdict) -> dict[str, Figure
         drawn |= {
             "slices": visualization.plot_slice(study, target_name=loss),
             "parallel coordinates": visualization.plot_parallel_coordinate(study, target_name=loss),
-            "history": visualization.plot_optimization_history(study, target_name=loss),
         }
-        for name in ("slices", "history"):
+        if winner(runs):  # the history has a line of the best so far
+            drawn["history"] = visualization.plot_optimization_history(study, target_name=loss)
+        for name in drawn.keys() & {"slices", "history"}:
             drawn[name].update_traces(marker={"size": 9, "line": {"color": "#888888", "width": 1}})
         if len(names) > 1:
             drawn["contours"] = visualization.plot_contour(study, params=names[:3], target_name=loss)
