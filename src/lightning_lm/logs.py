@@ -1,5 +1,6 @@
 """Where a run says what it does: the console and, once there is a folder, train.log."""
 
+import functools
 import logging
 import os
 import re
@@ -92,6 +93,7 @@ def logging_to(path: Path) -> Iterator[Callable[[], None]]:
         logger.handlers = []
 
 
+@functools.cache
 def tell_of_imports() -> None:
     """Say why nothing happens for some seconds, unless it has been said in this process."""
     if "torch" not in sys.modules:

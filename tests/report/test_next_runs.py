@@ -28,7 +28,7 @@ def proposed(folder, capsys, *arguments):
     lines = capsys.readouterr().out.splitlines()
     words = shlex.split(lines[-1])
     assert words[:3] == ["python", "train.py", "-m"] and {"experiment=quickstart", "data.path=a b"} <= {*words}
-    assert f"hydra.sweep.dir={folder}" in words
+    assert {f"hydra.sweep.dir={folder}", "logger=none"} <= {*words}, "it is logged as the sweep was"
     tables = re.findall(r"{(.*?)}", words[-1].removeprefix("hydra.sweeper.more="))
     return [dict(pair.split(":") for pair in table.split(",")) for table in tables], lines
 
@@ -75,8 +75,11 @@ def test_a_further_seed_is_for_several_configurations(tmp_path, capsys):
     write_sweep(
         tmp_path / "sweep", {(1e-3, 0.1, 0): 2.9, (1e-3, 0.1, 1): 3.0, (2e-3, 0.1, 0): 3.5, (2e-3, 0.1, 1): 3.6}
     )
-    jobs, _ = proposed(tmp_path / "sweep", capsys, "--runs", "3")
-    assert [(job["optimizer.lr"], job["seed"]) for job in jobs] == [("0.001", "2"), ("0.002", "2"), ("0.001", "3")]
+    jobs, lines = proposed(tmp_path / "sweep", capsys, "--runs", "3")
+    assert [(job["optimizer.lr"], job["seed"]) for job in jobs] == [("0.001", "2"), ("0.002", "2")]
+    assert lines[0] == "These are 2: a seed of one configuration alone tells nothing."
+    assert cli.main(["next", str(tmp_path / "sweep"), "--runs", "1"]) == 2
+    assert capsys.readouterr().err.endswith("tells nothing; give 2\n")
 
 
 def test_a_run_more_is_least_squares_with_a_row_more():

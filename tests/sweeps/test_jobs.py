@@ -1,5 +1,7 @@
 """What jobs of a sweep share and must not: its folder, and the GPUs of a machine."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -10,6 +12,7 @@ from omegaconf import OmegaConf
 from lightning_lm.config.composition import as_settings
 from lightning_lm.config.schema import with_before
 from lightning_lm.errors import Refused
+from lightning_lm.logs import JOB, columns
 from lightning_lm.runs.folder import read_json, write_json
 from lightning_lm.runs.settings import take_before
 from lightning_lm.sweeps import jobs as sweep
@@ -63,6 +66,19 @@ def test_what_a_sweep_did_not_know_does_what_was_done_before():
     assert (job.trainer.exact_gradient_norm, job.optimizer.layout_aware) == (False, True)
     take_before(job, with_before())
     assert job.optimizer.layout_aware is False
+
+
+def test_jobs_side_by_side_log_lines_of_80_columns(monkeypatch):
+    assert columns() == 80
+    monkeypatch.setenv(JOB, "[1/4] ")
+    assert columns() == 74
+
+
+def test_a_sweeps_process_tells_of_its_imports_once(tmp_path):
+    code = "import sys; from pathlib import Path; from lightning_lm.logs import logging_to, tell_of_imports\n"
+    code += "for _ in range(2):\n  with logging_to(Path(sys.argv[1])): tell_of_imports()"
+    ended = subprocess.run([sys.executable, "-c", code, tmp_path / "log"], capture_output=True, text=True, check=True)
+    assert ended.stderr == "loading torch and transformers …\n"
 
 
 def test_jobs_side_by_side_have_gpus_of_their_own(tmp_path, monkeypatch):

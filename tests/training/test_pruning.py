@@ -21,12 +21,11 @@ LOSSES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    """The folder of a study of these trials, with the steps that each of them was validated at."""
-    folder, validated = tmp_path_factory.mktemp("study"), []
-    ours = Study(folder, {"optimizer.lr": FloatDistribution(0, 1)}, "random", 0, 2, startup_trials=2, spare_every=5)
-    for number, losses in enumerate(LOSSES):
+def run_study(folder, all_losses, startup_trials):
+    """The study of trials with these losses, and the steps that each of them was validated at."""
+    validated = []
+    ours = Study(folder, {"optimizer.lr": FloatDistribution(0, 1)}, "random", 0, 2, startup_trials, spare_every=5)
+    for number, losses in enumerate(all_losses):
         ours.next_batch(number + 1, 1)
         budget, run = SimpleNamespace(progress=0.0), folder / str(number)
         pruning = Pruning(run / "trial.json", budget, warmup=1 / 6)
@@ -41,7 +40,13 @@ def study(tmp_path_factory):
         write_json(run / "summary.json", {"status": "finished" if step == 60 else "pruned", "val/loss": loss})
         ours.tell([number], [loss])
         validated.append(steps)
-    return folder, ours.study, validated
+    return ours.study, validated
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    return folder, *run_study(folder, LOSSES, startup_trials=2)
 
 
 def test_trials_are_pruned_by_whole_rungs_after_the_warmup_and_the_first_trials(study):
@@ -52,9 +57,9 @@ def test_trials_are_pruned_by_whole_rungs_after_the_warmup_and_the_first_trials(
 
 
 def test_spared_trials_tell_whether_the_early_order_is_the_last_one(study, tmp_path):
-    """Of trials 0, 1 and 4: final ranks 2, 1, 3; at steps 20 and 40 they were 1, 2, 3."""
-    folder, _, _ = study
-    by_hand = 1 - 6 * (1 + 1 + 0) / (3 * (9 - 1))
-    rho = rank_correlations(folder)
-    assert list(rho) == [20, 30, 40, 60] and [rho[20], rho[40], rho[60]] == pytest.approx([by_hand, by_hand, 1])
-    assert rank_correlations(tmp_path) == {}
+    """The rungs are at steps 20 and 40; at the first of them the last two of five trials were the other way round."""
+    run_study(tmp_path, [[9.0, early, 9.0, n, n] for n, early in enumerate([1.0, 2.0, 3.0, 5.0, 4.0])], 5)
+    rhos, count = rank_correlations(tmp_path)
+    assert rhos == pytest.approx({20: 1 - 6 * (1 + 1) / (5 * (25 - 1)), 40: 1}) and count == 5
+    assert rank_correlations(study[0]) == ({}, 3), "three have no order"
+    assert rank_correlations(tmp_path / "none") == ({}, 0)

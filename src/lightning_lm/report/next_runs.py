@@ -10,7 +10,7 @@ from lightning_lm.certainty.region import mesh, region, size
 from lightning_lm.errors import refuse
 from lightning_lm.report.certainty import Fitted, fitted, near_best, next_tried, noise_of
 from lightning_lm.report.comparison import Configuration, by_objective, configurations, short_name
-from lightning_lm.report.runs import collect
+from lightning_lm.report.runs import Run, collect
 from lightning_lm.runs.folder import DONE, job_status, read_json
 
 CANDIDATES = 9  # values of each setting that are considered, beside the tried ones
@@ -49,7 +49,11 @@ def propose(folder: Path, count: int) -> str:
         likely = near_best(sets, noise) if noise.freedom else []
         likely = likely if len(likely) > 1 else sets
         reason = f"another seed: noise is {'the limit' if noise.freedom else 'unknown'}"
-        about, proposals = "", further_seeds(likely, sweep["search"], count, reason)
+        proposals = further_seeds(likely, sweep["search"], count, reason)
+        alone = "a seed of one configuration alone"
+        if not proposals:
+            raise refuse("--runs", count, f"{alone} tells nothing", f"give {count + 1}")
+        about = f"These are {len(proposals)}: {alone} tells nothing." if len(proposals) < count else ""
     else:
         about, proposals = shrinking(over, every, sweep["search"], count)
     lines = [", ".join(f"{short_name(key)} {value}" for key, value in p.settings.items()) for p in proposals]
@@ -57,13 +61,25 @@ def propose(folder: Path, count: int) -> str:
     open_jobs = sum(job_status(folder / str(number)) not in DONE for number in range(len(sweep["search"])))
     first = f"{open_jobs} of its jobs are not done; the command below does them, too, before these." * (open_jobs > 0)
     return "\n".join(
-        filter(None, [first, about, *rows, "this adds them to the sweep:", f"  {command(folder, sweep, proposals)}"])
+        filter(
+            None,
+            [
+                first,
+                about,
+                *rows,
+                "this adds them to the sweep:",
+                f"  {command(folder, sweep, proposals, sets[0].runs[0])}",
+            ],
+        )
     )
 
 
-def command(folder: Path, sweep: dict, proposals: list[Proposal]) -> str:
+def command(folder: Path, sweep: dict, proposals: list[Proposal], like: Run) -> str:
+    """To be typed; its logger is that of a run of the sweep, whose file doesn't tell of what may change."""
     tables = ",".join("{" + ",".join(f"{k}:{v}" for k, v in p.settings.items()) + "}" for p in proposals)
     overrides = [*(f"{key}={value}" for key, value in sweep["fixed"].items()), f"hydra.sweep.dir={folder}"]
+    if (logger := like.settings["logger.name"]) != "wandb":
+        overrides.append(f"logger={logger}")
     return " ".join(["python train.py -m", *map(shlex.quote, [*overrides, f"hydra.sweeper.more=[{tables}]"])])
 
 
@@ -82,7 +98,7 @@ def further_seeds(sets: list[Configuration], search: list[dict[str, str]], count
         seeds[id(fewest)].add(seed)
         tried.add(seed)
         proposals.append(Proposal(job(fewest, search) | {"seed": str(seed)}, reason))
-    return proposals
+    return [p for p in proposals if sum(int(p.settings["seed"]) in of for of in seeds.values()) > 1]
 
 
 def shrinking(

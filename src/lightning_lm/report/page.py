@@ -119,7 +119,7 @@ def write_page(
         "looks": looks,
         "title": ", ".join(map(sweep_name, folders)),
         "folders": shlex.join(os.path.relpath(folder) for folder in folders),
-        "correlations": rank_correlations(folders[0]) if len(folders) == 1 else {},
+        "correlations": rank_correlations(folders[0]) if len(folders) == 1 else ({}, 0),
         "grid": shlex.quote(os.path.relpath(folders[0])) if is_grid(folders, runs) else None,
         "filters": data["filters"],
         "search": {name: name for name in data["search"]},
