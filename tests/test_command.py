@@ -130,7 +130,10 @@ sweeper.claim_folder = signalled"""
 
 @pytest.mark.parametrize(
     ("signalled", "stderr"),
-    [(IMPORTING, ""), (BETWEEN, "interrupted: the same command with hydra.sweep.dir=mine goes on\n")],
+    [
+        (IMPORTING, ""),
+        (BETWEEN, "checking the jobs …\ninterrupted: the same command with hydra.sweep.dir=mine goes on\n"),
+    ],
     ids=["while it imports", "between a sweep's jobs"],
 )
 def test_an_interrupt_is_no_traceback(signalled, stderr, tmp_path):

@@ -293,6 +293,20 @@ def test_what_does_not_fit_takes_the_plain_path_and_says_so(objective, name, cap
     torch.testing.assert_close(labelled_nll(model, head, batch).nll.double(), plain(model, batch)[0])
 
 
+@pytest.mark.parametrize("vocabulary", [101, 104])
+def test_memory_that_nothing_was_written_to_reaches_no_gradient(vocabulary, monkeypatch):
+    """Whatever lies there: a product in bfloat16 may read beyond the end of a row of odd length."""
+    empty = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *args, **more: empty(*args, **more).fill_(math.nan))
+    monkeypatch.setitem(output_head.VOCABULARY_MULTIPLE, "cpu", 1)
+    monkeypatch.setitem(loss.LOGITS_PER_CHUNK, "cpu", 2**20)
+    monkeypatch.setitem(GPT2, "vocab_size", vocabulary)
+    model, batch = make("clm", "gpt2"), make_batch("clm")
+    with torch.autocast("cpu", torch.bfloat16):
+        labelled_nll(model, find_head(model), batch).nll.backward()
+    assert all(gradient.isfinite().all() for gradient in gradients(model).values())
+
+
 @pytest.mark.parametrize(("objective", "name"), [("clm", "llama"), ("mlm", "bert")])
 def test_with_compiled_layers_and_head(objective, name, monkeypatch):
     model, batch = make(objective, name), make_batch(objective)

@@ -91,7 +91,7 @@ def test_history_is_metrics_csv(finished):
     assert all("tokens_seen" in row and "epoch" in row for row in ours), "any figure can be drawn over tokens"
     for name in ("train/loss", "learning_rate", "gradient_norm", "tokens_per_second"):
         assert steps[name] == [1, 2, 3, 4, 5, 6]
-    for name in (figure.name for figure in EVALUATED):
+    for name in (figure.name for figure in EVALUATED if not figure.name.startswith("masked_")):  # of a hybrid run
         assert steps[f"val/{name}"] == [2, 4, 6]
         assert steps[f"test/{name}"] == [6]
 

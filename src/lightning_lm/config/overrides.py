@@ -26,7 +26,7 @@ KINDS: dict[type, str] = {
     ListConfig: "a list such as [a, b]",
     DictConfig: "a table such as {key: value}",
 }
-SEARCH = ("sweep=", "hydra.sweep.", "hydra.sweeper.")
+SEARCH = ("sweep=", "hydra.sweeper.")
 ITEMS = {float: "numbers", str: "texts"}
 
 

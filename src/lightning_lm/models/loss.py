@@ -80,6 +80,7 @@ class ChunkedNLL(torch.autograd.Function):
         tile = max(16, LOGITS_PER_TILE.get(device, LOGITS_PER_TILE["cuda"]) // vocabulary)
         # One buffer serves all chunks; first it holds their logits, then these logits' gradients
         buffer = low_hidden.new_empty(math.ceil(len(labels) / chunks), vocabulary + -vocabulary % ROW_ALIGNMENT)
+        buffer[:, vocabulary:] = 0  # a product in bfloat16 may read one column beyond its rows' end, and NaN · 0 is NaN
         nll = 0.0
         pieces = (tensor.tensor_split(chunks) for tensor in (low_hidden, labels, gradients.hidden))
         for states, of_states, for_states in zip(*pieces, strict=True):
