@@ -23,7 +23,7 @@ def test_a_failed_build_leaves_nothing(tmp_path):
 
 def test_cache_that_can_not_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(Refused, match=f"data.cache_dir={tmp_path}/file/a: can't be written"):
+    with pytest.raises(Refused, match=f"data.cache_dir={tmp_path}/file/a: a file is where a folder"):
         build_once(tmp_path / "file" / "a" / "b", os.listdir)
 
 
