@@ -161,11 +161,16 @@ evaluate GPT2 --data python_docs --text-column x              | --text-column=x:
 evaluate GPT2 --data python_docs --split dev                  | --split=dev: the data has no such split
 evaluate GPT2 --data TEXT --objective mlm                     | objective=mlm:
 evaluate GPT2 --data TEXT --json /nowhere/x.json              | --json=/nowhere/x.json: can't be written
+evaluate GPT2 --data TEXT --json SETTINGS                     | config.yaml: it is there already; give a new file
+evaluate GPT2 --data TEXT --nll SUMMARY                       | summary.json: it is there already
+evaluate GPT2 --data TEXT --json SUMMARY                      | summary.json: it is there already
+generate GPT2 --prompt NOTEXT                                 | no text in UTF-8; correct it
 evaluate GPT2 --data ./missing*.txt                           | error: --data=./missing*.txt: no file matches
 evaluate GPT2 --data JSONL --text-column body                 | error: --text-column=body:
 evaluate CLM --objective mlm                                  | it is a causal language model
 evaluate CLM --revision main                                  | --revision=main: says nothing about the run's own data
 evaluate CLM --split dev                                      | --split=dev: the data has no such split
+push CUT --repo x --dry-run                                   | it is interrupted; finish it
 push HERE --repo x --dry-run                                  | there is no export/ in it
 """
 
@@ -192,7 +197,11 @@ def test_refused(
         "TEXT": short_text,
     }
     (tmp_path / "a.jsonl").write_text('{"text": "a river"}\n')
-    places |= {"JSONL": tmp_path / "a.jsonl"}
+    (unfinished / "summary.json").write_text("{}")
+    extended = shutil.copytree(exported_runs["clm"], tmp_path / "extended")  # whose export is of the earlier end
+    (extended / "summary.json").write_text('{"status": "interrupted"}')
+    places |= {"JSONL": tmp_path / "a.jsonl", "NOTEXT": "\udcff", "CUT": extended}
+    places |= {"SETTINGS": unfinished / "config.yaml", "SUMMARY": unfinished / "summary.json"}
     places |= {"HERE": tmp_path, "UNFINISHED": unfinished, "LONG": "word " * 60}
     code, stdout, stderr = call(capsys, *(places.get(word, word) for word in typed.split()))
     assert (code, stdout) == (2, "")

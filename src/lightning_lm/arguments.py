@@ -18,6 +18,9 @@ CONSTRAINTS = {
     "seed": SEED,
 }
 OPTIONS = TYPED | {"guesses": "top_k"}  # how users know them, where it differs
+KINDS = {"json": "json", "nll": "parquet"}  # of the files that are written
+FILES_OF_RUNS = {f"{name}.json" for name in ("summary", "environment", "ledger", "trial", "sweep", "lm_eval")}
+FILES_OF_RUNS |= {f"{name}.json" for name in ("export_check", "config", "generation_config", "tokenizer")}
 BENCHMARKS = ("blimp", "words", "lambada")  # of compare, what objectives of both kinds can do
 
 
@@ -153,6 +156,11 @@ def check(args: argparse.Namespace) -> None:
         path = Path(given.get(name, "-"))
         if path != Path("-") and (path.is_dir() or not path.absolute().parent.is_dir()):
             wrong[name] = ("can't be written", "give a file in a folder that exists" + ", or -" * (name == "json"))
+        elif path.is_file() and (path.suffix != f".{KINDS[name]}" or path.name in FILES_OF_RUNS):
+            wrong[name] = ("it is there already", f"give a new file, or one of yours that ends in .{KINDS[name]}")
+    for name in {"prompt", "text"} & given.keys():
+        if any(text != text.encode(errors="replace").decode() for text in given[name]):
+            wrong[name] = ("no text in UTF-8", "correct it")
     if wrong:
         names = {name: "--" + OPTIONS.get(name, name).replace("_", "-") for name in wrong}
         raise Refused(*(Problem(names[name], given[name], *reason) for name, reason in wrong.items()))

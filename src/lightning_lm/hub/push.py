@@ -35,8 +35,11 @@ def push(run: Path, repo: str, *, private: bool = False, dry_run: bool = False) 
     export = run / "export"
     _check(export, repo, dry_run)
     part_of(run, "objective")  # what the card is made of is read before anything is computed
-    for name in ("summary.json", "ledger.json", "environment.json"):
+    for name in ("ledger.json", "environment.json"):
         read_json(run / name)
+    status = (read_json(run / "summary.json") or {}).get("status", "finished")
+    if status != "finished":  # what was exported at an earlier end isn't what the settings tell
+        raise refuse("run", run, f"it is {status}", "finish it: the command that began it continues it")
     nll = verify(run)
     if dry_run:
         _write_card(run, repo)
