@@ -24,7 +24,7 @@ def exported(folder):
     return load_file(folder / "export" / "model.safetensors")
 
 
-@pytest.mark.parametrize("objective", ["clm", "mlm"])
+@pytest.mark.parametrize("objective", [pytest.param("clm", marks=pytest.mark.slow), "mlm"])
 def test_a_run_of_one_graph_trains_the_same_model(
     objective, tiny_gpt2, tiny_bert, text, short_text, tmp_path, monkeypatch
 ):
@@ -39,7 +39,7 @@ def test_a_run_of_one_graph_trains_the_same_model(
     assert len(served) == 5 and None not in served, "the steps, and nothing else"
     plain = exported(tmp_path / "false")
     for name, weight in exported(tmp_path / "step").items():
-        torch.testing.assert_close(weight, plain[name], rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(weight, plain[name], rtol=0, atol=2e-4)
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ class Progress(Callback):
         parts += [] if rate is None else [f"lr {rate:.3g}"]
         parts += [] if speed is None else [f"{speed:,.0f} tokens/s"]
         parts += [duration(telemetry.seconds)]
-        if (done := self.budget.progress - at) > 0:
+        if (done := self.budget.progress - at) > 1e-6:  # at first, ranks with a time budget know of none
             remaining = (time.monotonic() - since) / done * (1 - self.budget.progress)
             parts.append(f"{'≤' * bool(trainer.early_stopping_callbacks)}{duration(remaining)} left")
         return parts
