@@ -42,9 +42,9 @@ def train(job: Config, *, run_test: bool = True) -> float:
             repo = None
         else:
             tell_of_imports()
-            if job.data.dataset is None:
-                job.data.build()  # refuses files that aren't there before the Hub is asked
             if job.model.hub_ids or repo or is_hub_id(job.data.dataset):
+                if job.data.dataset is None:
+                    job.data.build()  # refuses files that aren't there before the Hub is asked
                 check_before_training(job.model.hub_ids, repo, online=go_offline_if_unreachable())
             silence_warnings()
             try:

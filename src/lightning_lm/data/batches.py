@@ -91,8 +91,8 @@ class Batches(Dataset):
         # Plain numbers: a low precision would round tensors on their way to the device.
         if training:
             alone = self.plan.accumulate == self.plan.world_size == len(parts) == 1  # the micro batch is the whole step
-            own = np.array([[len(batches[0]["labelled"])], [len(places)]])
-            labels, blocks = own if alone else self._counts_of_step(epoch, micro, key)
+            of_micro_batch = np.array([[len(batches[0]["labelled"])], [len(places)]])
+            labels, blocks = of_micro_batch if alone else self._counts_of_step(epoch, micro, key)
             weights = self.collator.weights(labels, blocks)
             for batch in batches:
                 batch["num_labels"] = torch.tensor(max(1, int(labels[batch["kind"]])))

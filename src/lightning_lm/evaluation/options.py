@@ -19,7 +19,7 @@ OF_TEXT = ("block_size", "stride", "objective", "batch_size", *TEXT, "convention
 SOURCE = ("block_size", "objective", "text_column", "name", "revision")
 # An option that says what is scored, and which others it has use for
 USES = {
-    ("task", "blimp"): ("pairs",),
+    ("task", "blimp"): ("pairs", "objective"),
     ("task", "lambada"): SOURCE,
     ("lm_eval", None): ("batch_size",),
     ("pseudo", None): (*SOURCE, "separator"),

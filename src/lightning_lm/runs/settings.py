@@ -180,16 +180,16 @@ def take_before(config: Config, names: set[str]) -> dict[str, Any]:
 
     Returns those that were changed, and their new values.
     """
-    taken = {}
+    changed = {}
     for name, row, value in list(walk(config)):
         if name in names and value == row.default:
             *path, last = name.split(".")
             owner: Any = config
             for key in path:
                 owner = owner[key] if isinstance(owner, dict) else getattr(owner, key)
-            taken[name] = row.metadata["before"]
-            setattr(owner, last, taken[name])
-    return taken
+            changed[name] = row.metadata["before"]
+            setattr(owner, last, changed[name])
+    return changed
 
 
 def _completed(saved: dict[str, Any], config: Any) -> dict[str, Any]:
