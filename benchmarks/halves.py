@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from lightning_lm.certainty.spread import Means
-from lightning_lm.certainty.surface import LEVEL, fit
+from lightning_lm.certainty.surface import REGION_CONFIDENCE, fit_surface
 from lightning_lm.report.certainty import fitted, noise_of
 from lightning_lm.report.comparison import configurations
 from lightning_lm.report.runs import collect
@@ -29,10 +29,10 @@ def predicted(points: np.ndarray, noise: Means, halves: int = 100) -> list[bool]
     means, counts, spread, freedom = noise
     for _ in range(halves):
         half, rest = np.split(chance.permutation(len(means)), [(len(means) + 1) // 2])
-        surface = fit(points[half], means[half], counts[half], spread, freedom)
+        surface = fit_surface(points[half], means[half], counts[half], spread, freedom)
         if surface is not None:
             errors = np.sqrt(surface.error(points[rest]) ** 2 + spread**2 / counts[rest])
-            reach = stats.t.ppf((1 + LEVEL) / 2, freedom) * errors
+            reach = stats.t.ppf((1 + REGION_CONFIDENCE) / 2, freedom) * errors
             hits += (np.abs(surface.height(points[rest]) - means[rest]) <= reach).tolist()
     return hits
 
@@ -43,4 +43,4 @@ if __name__ == "__main__":
     if over is None:
         sys.exit("there are too few configurations or seeds")
     hits = predicted(over.points, noise_of(over.configurations))
-    print(f"{np.mean(hits):.1%} of {len(hits)} means that were left out lie in their {LEVEL:.0%} interval")
+    print(f"{np.mean(hits):.1%} of {len(hits)} means that were left out lie in their {REGION_CONFIDENCE:.0%} interval")

@@ -24,7 +24,7 @@ import lightning_lm as lm
 from lightning_lm.cli import main
 from lightning_lm.report import recipe
 from lightning_lm.config.composition import list_axes
-from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.folder import read_json_file
 from lightning_lm.training.components import build
 
 COMMON, RECIPES = json.loads(sys.argv[1])
@@ -36,11 +36,11 @@ for name, overrides in RECIPES.items():
     after = dict(run.model.named_parameters())
     moves = {n: (after[n].cpu() - p).abs().flatten().tolist() for n, p in before.items()}
     changes = {n: sorted({round(x, 6) for x in values}) for n, values in moves.items()}
-    environment, ledger = (read_json(run.folder / f"{file}.json") for file in ("environment", "ledger"))
+    environment, ledger = (read_json_file(run.folder / f"{file}.json") for file in ("environment", "ledger"))
     results[name] = {"summary": run.summary, "ledger": ledger, "options": environment["options"]}
     results[name]["changes"] = {n: values[:4] for n, values in changes.items()}
 results["generate"] = main(["generate", "runs/objective", "--prompt", "The river", "--max-new-tokens", "2"])
-results["recipe"] = str(recipe.write(Path("runs/two"), "two", "with two callbacks", Path("conf")))
+results["recipe"] = str(recipe.write_recipe(Path("runs/two"), "two", "with two callbacks", Path("conf")))
 print(json.dumps(results))
 """
 COMMON = [

@@ -18,7 +18,7 @@ from lightning_lm.faults import innermost, problem_of, told_in_one_line
 from lightning_lm.hub.push import push
 from lightning_lm.launch import start
 from lightning_lm.logs import logging_to
-from lightning_lm.runs.folder import FIGURES, read_json
+from lightning_lm.runs.folder import FIGURES, read_json_file
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_full_disk_costs_nothing_but_time(small_disk, dropping, text, tmp_path
     with pytest.raises(Fault, match=f"^run_dir={run}.*: the disk is full; .*; the same command then goes on$"):
         start(job, named=True)
     assert "Traceback" not in capsys.readouterr().err
-    assert read_json(run / "summary.json")["status"] == "failed"
+    assert read_json_file(run / "summary.json")["status"] == "failed"
     assert not list(run.rglob(".*.tmp")), "what was being written is removed"
     subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk.folder)], check=True)
     start(job, named=True)
@@ -309,7 +309,7 @@ def test_what_only_a_models_own_code_tells(kind, config, line, text, tmp_path):
 def test_a_runs_folder_stands_for_its_model(reference, text, tmp_path):
     short = ["trainer.max_steps=1", "scheduler.warmup=0", "optimizer.lr=1e-9"]
     start(compose(*settings(reference(), text, tmp_path / "run", *short)), named=True)
-    ours, theirs = (read_json(run / "summary.json")["val/loss"] for run in (tmp_path / "run", reference()))
+    ours, theirs = (read_json_file(run / "summary.json")["val/loss"] for run in (tmp_path / "run", reference()))
     assert ours == pytest.approx(theirs, rel=1e-4)
 
 

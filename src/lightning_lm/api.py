@@ -10,7 +10,7 @@ from lightning_lm.config.schema import Config
 from lightning_lm.errors import refuse
 from lightning_lm.inference.sources import OpenedModel, open_model
 from lightning_lm.launch import start
-from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.folder import read_json_file
 from lightning_lm.runs.settings import config_of
 from lightning_lm.runs.step_table import from_cell
 
@@ -38,7 +38,7 @@ class Run:
     @property
     def summary(self) -> dict[str, Any]:
         """The final figures, under the names that are logged, and the run's ``status``."""
-        return read_json(self.folder / "summary.json") or {}
+        return read_json_file(self.folder / "summary.json") or {}
 
     @property
     def metrics(self) -> pd.DataFrame:

@@ -129,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
     return top  # further commands go above this line
 
 
-def check(args: argparse.Namespace) -> None:
+def check_arguments(args: argparse.Namespace) -> None:
     """Raises Refused with all that can be told from the arguments alone."""
     given = {name: value for name, value in vars(args).items() if value is not None}
     wrong: dict[str, tuple[str, str]] = {}  # argument → the problem and the remedy

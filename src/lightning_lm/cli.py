@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lightning_lm.arguments import BENCHMARKS, SAMPLING, check, parser
+from lightning_lm.arguments import BENCHMARKS, SAMPLING, check_arguments, parser
 from lightning_lm.errors import Died, Refused, refuse
 from lightning_lm.evaluation.options import MASKING, OF_TEXT
 from lightning_lm.faults import told_in_one_line
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         with log_to_stderr(), told_in_one_line({}):
-            check(args)
+            check_arguments(args)
             if args.command not in ("report", "next", "rerun"):  # the first two load none, and a run says it itself
                 tell_of_imports()
             COMMANDS[args.command](args)
@@ -67,10 +67,10 @@ def generate(args: argparse.Namespace) -> None:
         for sample in range(args.num_samples):
             if len(prompts) * args.num_samples > 1:
                 print(f"=== prompt {number}, sample {sample + 1} ===")
-            write_continuation(opened.model, opened.tokenizer, ids, show, seed=args.seed + sample, **options)
+            write_continuation(opened.model, opened.tokenizer, ids, print_text, seed=args.seed + sample, **options)
 
 
-def show(text: str) -> None:
+def print_text(text: str) -> None:
     print(text, end="", flush=True)
 
 

@@ -65,7 +65,7 @@ def checksums(folder: Path) -> dict[str, int]:
     return {str(file.relative_to(folder)): _crc32(file) for file in files_in(folder)}
 
 
-def damage(folder: Path, expected: dict[str, int]) -> str | None:
+def folder_damage(folder: Path, expected: dict[str, int]) -> str | None:
     """What is wrong with a folder whose files had these checksums; None where nothing is."""
     for name, checksum in expected.items():
         if not (folder / name).is_file():
@@ -79,7 +79,7 @@ def export_damage(run: Path) -> str | None:
     """What is wrong with the files of a run's export; None where nothing is, or where it has no checksums yet."""
     try:
         check = json.loads((run / "export_check.json").read_text(encoding="utf-8"))
-        return damage(run / "export", check.get("crc32", {}))
+        return folder_damage(run / "export", check.get("crc32", {}))
     except FileNotFoundError:
         return None
     except (ValueError, AttributeError) as error:

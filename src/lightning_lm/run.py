@@ -16,7 +16,7 @@ from lightning_lm.hub.access import check_before_training, go_offline_if_unreach
 from lightning_lm.hub.push import push
 from lightning_lm.interrupts import ask_for_requeue
 from lightning_lm.logs import JOB, logging_to, rank, tell_of_imports
-from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.folder import read_json_file
 from lightning_lm.runs.settings import is_done, same_settings
 from lightning_lm.runs.summary import show_summary
 
@@ -35,7 +35,7 @@ def train(job: Config, *, run_test: bool = True) -> float:
     places = {"run_dir": run, "data.cache_dir": job.data.cache}
     with logging_to(run / "train.log") as keep_log, told_in_one_line(places):
         same_settings(run, job)
-        summary, repo = read_json(run / "summary.json"), job.trainer.push_to_hub
+        summary, repo = read_json_file(run / "summary.json"), job.trainer.push_to_hub
         if summary is not None and is_done(run, job):
             if repo is not None:
                 log.info("finished before: `lightning-lm push %s --repo %s` uploads it", run, repo)

@@ -16,7 +16,7 @@ from lightning_lm.evaluation.scoring import evaluate
 from lightning_lm.interrupts import Interrupted, interrupts
 from lightning_lm.launch import run_job
 from lightning_lm.run import train
-from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.folder import read_json_file
 from lightning_lm.training.module import LanguageModel
 from lightning_lm.training.telemetry import Telemetry
 
@@ -98,7 +98,7 @@ def test_the_average_is_validated_kept_and_exported(finished):
     for name, value in weights[STEPS].items():
         assert torch.equal(last["current_model_state"][f"model.{name}"], value), "training goes on from its own weights"
     scored = evaluate(folder, split="validation")
-    assert scored.loss == pytest.approx(read_json(folder / "summary.json")["val/loss"], rel=1e-6)
+    assert scored.loss == pytest.approx(read_json_file(folder / "summary.json")["val/loss"], rel=1e-6)
 
 
 def test_positions_stay_whole_numbers(finished):

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_lm.certainty.region import plausible, region
+from lightning_lm.certainty.region import confidence_region, plausible
 from lightning_lm.certainty.spread import pooled
-from lightning_lm.certainty.surface import LEVEL, fit
+from lightning_lm.certainty.surface import REGION_CONFIDENCE, fit_surface
 
 KINDS = ("quadratic", "skewed", "ridge", "beyond the edge")
 GRID = np.stack(np.meshgrid(np.linspace(-1, 1, 5), np.linspace(-1, 1, 4)), axis=-1).reshape(-1, 2)
@@ -65,9 +65,9 @@ def proof(kind: str, surfaces: int, first_seed: int) -> tuple[float, float]:
         noise = np.exp(chance.uniform(np.log(0.02), np.log(0.2)))
         losses = truth.height(GRID)[:, None] + noise * chance.normal(size=(len(GRID), SEEDS))
         losses += chance.normal(size=SEEDS)  # what a seed does to all configurations alike
-        surface = fit(GRID, *pooled([dict(enumerate(row)) for row in losses]))
-        found = region(surface)
+        surface = fit_surface(GRID, *pooled([dict(enumerate(row)) for row in losses]))
+        found = confidence_region(surface)
         optimum, lowest = truth.optimum[None], found.best if found.best is not None else truth.optimum
-        covered.append(plausible(surface, optimum, lowest[None])[0] >= 1 - LEVEL)
+        covered.append(plausible(surface, optimum, lowest[None])[0] >= 1 - REGION_CONFIDENCE)
         open_as_due.append(truth.edges <= set(found.open_to) and found.best is None)
     return float(np.mean(covered)), float(np.mean(open_as_due))

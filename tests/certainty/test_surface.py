@@ -5,9 +5,9 @@ import pytest
 from scipy import stats
 from synthetic import GRID, KINDS, draw, proof
 
-from lightning_lm.certainty.region import region
+from lightning_lm.certainty.region import confidence_region
 from lightning_lm.certainty.spread import pooled
-from lightning_lm.certainty.surface import exponents, fit, slopes, terms
+from lightning_lm.certainty.surface import exponents, fit_surface, slopes, terms
 
 
 def test_slopes_are_the_derivatives_of_the_terms():
@@ -20,7 +20,7 @@ def test_slopes_are_the_derivatives_of_the_terms():
 
 def test_a_parabola_through_three_rates_by_hand():
     """Losses 1, 0, 1 with noise s/√n: the slope at x is 2x, its variance (1/2 + 6·x²)·s²/n by least squares."""
-    surface = fit(np.array([[-1.0], [0.0], [1.0]]), np.array([1.0, 0.0, 1.0]), np.array([3, 3, 3]), 0.3, 1000)
+    surface = fit_surface(np.array([[-1.0], [0.0], [1.0]]), np.array([1.0, 0.0, 1.0]), np.array([3, 3, 3]), 0.3, 1000)
     at = np.array([[0.1], [0.2]])
     expected = (2 * at[:, 0]) ** 2 / ((0.5 + 6 * at[:, 0] ** 2) * 0.3**2 / 3)
     assert surface.flatness(at) == pytest.approx(stats.f.sf(expected, 1, 1000), rel=0.05)
@@ -28,15 +28,15 @@ def test_a_parabola_through_three_rates_by_hand():
 
 def test_too_few_values_tell_no_surface():
     two_decays = GRID[np.abs(GRID[:, 1]) == 1]
-    assert fit(two_decays, np.arange(10.0), np.full(10, 3), 0.1, 20) is None
-    assert fit(GRID, np.arange(20.0), np.full(20, 3), 0.0, 20) is None, "without noise there is no region"
+    assert fit_surface(two_decays, np.arange(10.0), np.full(10, 3), 0.1, 20) is None
+    assert fit_surface(GRID, np.arange(20.0), np.full(20, 3), 0.0, 20) is None, "without noise there is no region"
 
 
 def test_the_region_shrinks_with_the_noise():
     truth = draw("quadratic", np.random.default_rng(1))
     sizes = []
     for noise in (0.1, 0.01):
-        found = region(fit(GRID, truth.height(GRID), np.full(20, 3), noise, 20))
+        found = confidence_region(fit_surface(GRID, truth.height(GRID), np.full(20, 3), noise, 20))
         assert found.best == pytest.approx(truth.optimum, abs=0.02)
         sizes.append(np.prod(np.diff(found.corners, axis=0)))
     assert sizes[0] / 400 < sizes[1] < sizes[0] / 25, "an area goes with the square of the noise, here 100 times"

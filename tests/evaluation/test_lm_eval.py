@@ -12,7 +12,7 @@ from conftest import ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_lm import cli
-from lightning_lm.evaluation.lm_eval import denominators, detokenized, figures, page_nll, windows
+from lightning_lm.evaluation.lm_eval import denominators, detokenized, figures, page_nll, rolling_windows
 
 PAGES = [
     ' = A river = \n \n The river \'s light , found in 1 @,@ 200 houses ( old and " new " ) . \n \n'
@@ -58,7 +58,7 @@ def test_its_own_code_says_the_same(tiny_gpt2: Path):
     for tokens in (1, 6, 7, 8, 14, 15, 40):
         ids = list(range(100, 100 + tokens))
         theirs = list(utils.get_rolling_token_windows(ids, prefix_token=0, max_seq_len=7, context_len=1))
-        ours = [([0, *ids][begin : end - 1], [0, *ids][first:end]) for begin, first, end in windows(tokens, 7)]
+        ours = [([0, *ids][begin : end - 1], [0, *ids][first:end]) for begin, first, end in rolling_windows(tokens, 7)]
         assert ours == theirs
     tokenizer, model = AutoTokenizer.from_pretrained(tiny_gpt2), AutoModelForCausalLM.from_pretrained(tiny_gpt2)
     nll, _ = page_nll(model, tokenizer, [detokenized(page) for page in PAGES], 64)

@@ -12,7 +12,7 @@ from tiny import WORDS
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from lightning_lm import cli
-from lightning_lm.arguments import check, parser
+from lightning_lm.arguments import check_arguments, parser
 from lightning_lm.certainty.pairs import over_strata
 from lightning_lm.evaluation.minimal_pairs import score_pairs
 
@@ -21,7 +21,9 @@ needs_blimp = pytest.mark.skipif(not BLIMP.is_dir(), reason="BLiMP isn't here")
 
 
 def test_a_model_of_both_kinds_may_be_asked_for_either():
-    check(parser().parse_args(["evaluate", "RUN", "--task", "blimp", "--data", "FOLDER", "--objective", "mlm"]))
+    check_arguments(
+        parser().parse_args(["evaluate", "RUN", "--task", "blimp", "--data", "FOLDER", "--objective", "mlm"])
+    )
 
 
 def call(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:

@@ -17,7 +17,7 @@ from lightning_lm.data.masking import Masking
 from lightning_lm.data.token_stream import TokenStream, tokenize
 from lightning_lm.data.windows import Windows
 from lightning_lm.errors import Refused
-from lightning_lm.evaluation.perplexity import check_windows, labels, score
+from lightning_lm.evaluation.perplexity import check_windows, score, scored_labels
 from lightning_lm.evaluation.result import Evaluation
 from lightning_lm.objectives.clm import Clm
 from lightning_lm.objectives.facts import MLM
@@ -159,7 +159,7 @@ def test_refused_windows(tiny_bert: Path, short_text: Path, name: str, block_siz
 def test_table_and_json():
     figures = {"loss": 1.5, "perplexity": math.inf, "tokens": 12345}
 
-    evaluation = Evaluation("m", "mlm", "d", "test", 8, 8, figures, labels(MLM))
+    evaluation = Evaluation("m", "mlm", "d", "test", 8, 8, figures, scored_labels(MLM))
     head, *lines = str(evaluation).splitlines()
     assert head == "m on d, test: windows of 8 tokens that advance by 8" and evaluation.tokens == 12345
     assert [line.split()[-1] for line in lines] == ["1.5000", "inf", "12,345"] and len({len(x) for x in lines}) == 1

@@ -16,7 +16,7 @@ from hub_server import TOKEN, HubServer, read_folder
 from run_folders import write_grid
 
 from lightning_lm.cli import main
-from lightning_lm.hub.model_card import model_card
+from lightning_lm.hub.model_card import render_model_card
 from lightning_lm.hub.verify import reload
 from lightning_lm.runs.export import write_check
 
@@ -161,7 +161,7 @@ def test_push_then_load_back(sources, answered):
     files = dict(pushed.files)
     files.pop(".gitattributes")  # the Hub's own
     assert got["push"] == got["again"] == address
-    assert files.pop("README.md").decode() == model_card(run, "tester/small")  # later attempts wrote other cards
+    assert files.pop("README.md").decode() == render_model_card(run, "tester/small")  # later attempts wrote other cards
     assert files == {name: data for name, data in read_folder(run / "export").items() if name != "README.md"}
     assert list(server.objects.values()) == [files["model.safetensors"]]  # went as an LFS object
 
@@ -251,7 +251,7 @@ MEASURED |= {"block_size": 128, "stride": 128, "limit": 40, "first_token": None,
 def test_the_card_says_what_the_run_says(sources):
     from huggingface_hub import ModelCard
 
-    card = ModelCard(model_card(sources[2], "me/small"))
+    card = ModelCard(render_model_card(sources[2], "me/small"))
     assert card.data.pipeline_tag == "text-generation" and card.data.library_name == "transformers"
     assert card.data.base_model == "gpt2" and card.data.datasets == ["Salesforce/wikitext"]
     found = {(r.dataset_split, r.metric_type): r.metric_value for r in card.data.eval_results}
@@ -272,7 +272,7 @@ def test_the_card_tells_where_the_model_comes_from_and_how_it_was_chosen(tmp_pat
     (run / "summary.json").write_text(json.dumps(chosen))
     command = ["train.py", "data=text", f"data.train={tmp_path}/a text.txt"]
     (run / "environment.json").write_text(json.dumps({"commit": "0123456789abcdef", "command": command}))
-    card = ModelCard(model_card(run, "me/small", {"language": ["en"], "license": ["cc-by-sa-3.0", "gfdl"]}))
+    card = ModelCard(render_model_card(run, "me/small", {"language": ["en"], "license": ["cc-by-sa-3.0", "gfdl"]}))
     assert card.data.base_model == "gpt2" and card.data.language == ["en"]
     (result,) = card.data.eval_results
     assert (result.metric_name, result.metric_value) == ("loss (nats per token), first 40 windows", 3.25)
@@ -314,7 +314,7 @@ def test_the_card_knows_which_output_is_for_a_mask(objective, export, task, told
     run = describe(tmp_path, objective)
     (run / "export").mkdir()
     (run / "export" / "config.json").write_text(json.dumps(export))
-    card = ModelCard(model_card(run, "me/model"))
+    card = ModelCard(render_model_card(run, "me/model"))
     assert card.data.pipeline_tag == task
     assert told in card.text and untold not in card.text
     assert ("Once upon a time" in card.text) == (objective == "hybrid")
@@ -329,7 +329,7 @@ def test_the_card_of_a_masked_model_from_scratch(tmp_path):
     measured = MEASURED | {"masking": {"probability": 0.15, "whole_word": True, "draws": 1}}
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps(summary | {"test/protocol": measured, "test/separators": 7}))
-    card = ModelCard(model_card(run))
+    card = ModelCard(render_model_card(run))
     assert card.data.pipeline_tag == "fill-mask" and card.data.base_model is None
     named = [line for line in card.content.splitlines() if "perplexity" in line]
     assert named and all("masked-token" in line for line in named)

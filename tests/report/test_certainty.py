@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from run_folders import write_run
 
-from lightning_lm.report.certainty import verdict
+from lightning_lm.report.certainty import judge_search
 from lightning_lm.report.runs import collect
 from lightning_lm.runs.folder import write_json
 
@@ -23,7 +23,7 @@ def write_search(folder, height, rates, decays, seeds, noise=0.03):
         loss = float(height(np.log(rate), np.log(max(decay, 1e-9))) + noise * chance.normal())
         run = write_run(folder / str(number), *own, *SETTINGS, loss=loss)
         write_json(run / "ledger.json", {"train": {"blocks": 81}, "validation": {"key": "k", "bytes": 1}})
-    return verdict(collect([folder]))
+    return judge_search(collect([folder]))
 
 
 def bowl(x, y):
@@ -87,7 +87,7 @@ def test_no_rate_that_diverged_is_recommended(tmp_path):
     """Neither by the warning of an edge, nor beside one that is the best."""
     for number, (rate, loss) in enumerate({1e-3: 3.2, 2e-3: 3.0, 1e30: None}.items()):
         write_run(tmp_path / str(number), f"optimizer.lr={rate}", loss=loss, status="finished" if loss else "diverged")
-    sentences = verdict(collect([tmp_path / str(number) for number in range(3)])).sentences
+    sentences = judge_search(collect([tmp_path / str(number) for number in range(3)])).sentences
     assert "The next higher learning rate tried, 1e+30, diverged." in sentences
     assert not any("edge" in sentence for sentence in sentences)
 
@@ -99,4 +99,4 @@ def test_one_setting_alone(tmp_path):
 
 
 def test_a_single_run_has_no_verdict(tmp_path):
-    assert verdict(collect([write_run(tmp_path / "run", loss=3.0)])).sentences == []
+    assert judge_search(collect([write_run(tmp_path / "run", loss=3.0)])).sentences == []

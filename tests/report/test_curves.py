@@ -8,7 +8,7 @@ from run_folders import write_run
 
 from lightning_lm import cli
 from lightning_lm.report.certainty import AveragingTime
-from lightning_lm.report.curves import POINTS, curves, progress, thinned
+from lightning_lm.report.curves import POINTS, progress, read_curves, thinned
 from lightning_lm.report.landscape import averaging
 from lightning_lm.report.runs import collect
 from lightning_lm.runs.step_table import read_series
@@ -35,7 +35,7 @@ def test_no_peak_is_lost_in_a_thinned_curve():
 
 
 def test_the_curves_of_the_page_are_those_of_the_file(tmp_path):
-    drawn = curves(collect([write_run(tmp_path / "run", loss=3.0)])[0])
+    drawn = read_curves(collect([write_run(tmp_path / "run", loss=3.0)])[0])
     assert drawn["train/loss"]["values"] == [6.0, 5.0, 4.0, 3.0] and drawn["val/loss"]["steps"] == [2.0, 4.0]
     assert drawn["val/loss"]["tokens"] == [1200.0, 2400.0]
     assert drawn["val/loss"]["minutes"] == pytest.approx([0.15, 0.15 + 7 / 120], rel=1e-4)

@@ -9,7 +9,7 @@ from run_folders import write_run
 
 from lightning_lm import cli
 from lightning_lm.certainty.region import mesh, size
-from lightning_lm.certainty.surface import fit
+from lightning_lm.certainty.surface import fit_surface
 from lightning_lm.runs.folder import write_json
 
 
@@ -86,8 +86,8 @@ def test_a_run_more_is_least_squares_with_a_row_more():
     """Of a noise known beforehand the covariance with the run is that of the fit that has it."""
     points = mesh(np.array([[-1.0, -1.0], [1.0, 1.0]]), 4)
     losses, place = np.sum(points**2, axis=1), np.array([[0.2, -0.4]])
-    before = fit(points, losses, np.full(16, 1), 0.1, 10)
-    after = fit(np.vstack([points, place]), np.append(losses, np.sum(place**2)), np.full(17, 1), 0.1, 10)
+    before = fit_surface(points, losses, np.full(16, 1), 0.1, 10)
+    after = fit_surface(np.vstack([points, place]), np.append(losses, np.sum(place**2)), np.full(17, 1), 0.1, 10)
     assert before.with_run(place).covariance == pytest.approx(after.covariance, abs=1e-12)
     assert size(before.with_run(place), points) < size(before, points)
 

@@ -18,7 +18,7 @@ from lightning_lm.report.page import report, watch
 from lightning_lm.report.runs import collect
 from lightning_lm.report.search_map import search
 from lightning_lm.runs.folder import LOCK, write_json
-from lightning_lm.runs.numbers import show
+from lightning_lm.runs.numbers import format_value
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_a_search_by_optuna_is_drawn_as_points(tmp_path):
     ("value", "text"), [(1e-5, "1e-05"), (0.0, "0"), (True, "true"), ([1, "é"], '[1, "é"]'), (None, "–")]
 )
 def test_values_are_shown_as_people_write_them(value, text):
-    assert show(value) == text
+    assert format_value(value) == text
 
 
 def test_what_cannot_be_reported(tmp_path, capsys):

@@ -62,19 +62,19 @@ def test_a_recipe_gives_the_configuration_again(case, conf, tmp_path):
     wanted["logger"]["group"] = "the sweep's"
     write_text(tmp_path / "config.yaml", OmegaConf.to_yaml(wanted))
     name = re.sub(r"\W", "_", case)
-    path = recipe.write(tmp_path, name, "about it", conf)
+    path = recipe.write_recipe(tmp_path, name, "about it", conf)
     given = as_settings(compose(f"experiment={name}", conf=conf))
     wanted["logger"]["group"] = None
     assert given | {"run_dir": wanted["run_dir"]} == wanted | {"name": name}
     own = flat(OmegaConf.to_container(OmegaConf.load(path)))
     assert len(own.keys() - {"name", "defaults"}) == values, "a small diff over the defaults"
-    assert recipe.write(tmp_path, name, "about it", conf) == path, "the same again"
+    assert recipe.write_recipe(tmp_path, name, "about it", conf) == path, "the same again"
 
 
 def test_a_recipe_overwrites_no_other(conf, tmp_path):
     run, other = (write_run(tmp_path / str(n), f"optimizer.lr={n}e-3", loss=3.0) for n in (1, 2))
-    path = recipe.write(run, "taken", "about it", conf)
+    path = recipe.write_recipe(run, "taken", "about it", conf)
     before = path.read_text()
     with pytest.raises(Refused, match="holds another recipe"):
-        recipe.write(other, "taken", "about it", conf)
+        recipe.write_recipe(other, "taken", "about it", conf)
     assert path.read_text() == before

@@ -11,7 +11,7 @@ from wandb_offline import as_rows, fresh_wandb, inspect, no_account, rows, setti
 
 from lightning_lm.run import train
 from lightning_lm.runs import tracking
-from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.folder import read_json_file
 from lightning_lm.runs.tracking import WandbHistory
 from lightning_lm.training.telemetry import Telemetry
 
@@ -65,7 +65,7 @@ def test_a_server_that_goes_away(tiny_gpt2, text, tmp_path, monkeypatch, capsys)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     run = tmp_path / "run"
     train(compose(*settings(tiny_gpt2, text, run, "objective.prompts=[]")))
-    assert read_json(run / "summary.json")["status"] == "finished"
+    assert read_json_file(run / "summary.json")["status"] == "finished"
     (part,) = (run / "wandb").glob("run-*")
     assert f"Timed out finishing run. `wandb sync --no-skip-online {part}` sends" in capsys.readouterr().err
     assert as_rows(inspect(part).history) == [pytest.approx(row, rel=1e-12) for row in rows(run)]

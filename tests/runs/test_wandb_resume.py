@@ -10,7 +10,7 @@ from conftest import compose, fork_server
 from wandb_offline import as_rows, inspect, no_account, only, parts, rows, settings  # noqa: F401
 
 from lightning_lm.run import train
-from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.folder import read_json_file
 from lightning_lm.runs.tracking import WandbHistory
 from lightning_lm.training.telemetry import Telemetry
 
@@ -72,5 +72,5 @@ def test_a_run_outlives_the_service_of_wandb(tiny_gpt2, text, tmp_path):
     process = fork_server().Process(target=killed_after, args=(5, job, dict(os.environ), True))
     process.start()
     process.join()
-    assert process.exitcode == 0 and read_json(tmp_path / "run" / "summary.json")["status"] == "finished"
+    assert process.exitcode == 0 and read_json_file(tmp_path / "run" / "summary.json")["status"] == "finished"
     assert (tmp_path / "run" / "train.log").read_text().count("W&B: its service has ended") == 1

@@ -13,7 +13,7 @@ from lightning_lm.config.composition import as_settings
 from lightning_lm.config.schema import with_before
 from lightning_lm.errors import Refused
 from lightning_lm.logs import JOB, columns
-from lightning_lm.runs.folder import read_json, write_json
+from lightning_lm.runs.folder import read_json_file, write_json
 from lightning_lm.runs.settings import take_before
 from lightning_lm.sweeps import jobs as sweep
 from lightning_lm.sweeps.gpus import claimed
@@ -25,7 +25,7 @@ def test_a_folder_takes_the_same_sweep_only(tmp_path):
     grown = [*jobs, {"seed": "2"}]
     assert sweep.claim_folder(tmp_path / "s", {"optimizer.lr": "1"}, grown, 3) == grown
     assert sweep.claim_folder(tmp_path / "s", {"optimizer.lr": "1"}, jobs, 2) == grown, "the command of before goes on"
-    assert read_json(tmp_path / "s" / "sweep.json")["search"] == grown
+    assert read_json_file(tmp_path / "s" / "sweep.json")["search"] == grown
     for fixed, search in [
         ({"optimizer.lr": "2"}, jobs),
         ({"optimizer.lr": "1"}, jobs[::-1]),
@@ -44,7 +44,7 @@ NEW = "trainer.exact_gradient_norm"  # has come since, and its default isn't wha
 @pytest.mark.parametrize("begun", [True, False])
 def test_jobs_of_a_sweep_from_before_go_by_what_it_had(begun, tmp_path):
     sweep.claim_folder(tmp_path, {}, [{"seed": "0"}, {"seed": "1"}], 2)
-    assert NEW in read_json(tmp_path / "sweep.json")["with_before"]
+    assert NEW in read_json_file(tmp_path / "sweep.json")["with_before"]
     write_json(tmp_path / "sweep.json", {"fixed": {}, "search": [{"seed": "0"}, {"seed": "1"}]})
     if begun:
         settings = as_settings(compose("data=python_docs"))
@@ -52,10 +52,10 @@ def test_jobs_of_a_sweep_from_before_go_by_what_it_had(begun, tmp_path):
         (tmp_path / "0").mkdir()
         (tmp_path / "0" / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
     sweep.claim_folder(tmp_path, {}, [{"seed": "0"}, {"seed": "1"}], 2)
-    known = read_json(tmp_path / "sweep.json")["with_before"]
+    known = read_json_file(tmp_path / "sweep.json")["with_before"]
     assert (NEW in known) is not begun, "a sweep without jobs has no past"
     sweep.claim_folder(tmp_path, {}, [{"seed": "0"}, {"seed": "1"}], 2)
-    assert read_json(tmp_path / "sweep.json")["with_before"] == known, (
+    assert read_json_file(tmp_path / "sweep.json")["with_before"] == known, (
         "what it is doesn't change by being claimed again"
     )
 

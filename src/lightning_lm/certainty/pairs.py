@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-LEVEL = 0.95  # of all intervals
+INTERVAL_CONFIDENCE = 0.95  # of all intervals
 RESAMPLES = 1999
 FEWEST_DOCUMENTS = 10  # that a bootstrap is worth anything with
 POWER = 0.8
@@ -73,7 +73,7 @@ def over_strata(values: np.ndarray, strata: np.ndarray) -> Estimate:
 
 
 def _by_t(value: float, error: float, freedom: int) -> Estimate:
-    half = stats.t.ppf((1 + LEVEL) / 2, freedom) * error
+    half = stats.t.ppf((1 + INTERVAL_CONFIDENCE) / 2, freedom) * error
     p_value = 2 * stats.t.sf(abs(value) / error, freedom) if error else float(value == 0)
     return Estimate(float(value), float(value - half), float(value + half), float(p_value))
 
@@ -89,7 +89,7 @@ def over_seeds(a: Sequence[float], b: Sequence[float], paired: bool = False) -> 
     if not any(np.ptp(values) for values in spreads):
         return Estimate(float(np.mean(b) - np.mean(a)), math.nan, math.nan, math.nan)
     test = stats.ttest_rel(b, a) if paired else stats.ttest_ind(b, a, equal_var=False)
-    interval = test.confidence_interval(LEVEL)
+    interval = test.confidence_interval(INTERVAL_CONFIDENCE)
     return Estimate(float(np.mean(b) - np.mean(a)), float(interval.low), float(interval.high), float(test.pvalue))
 
 
@@ -102,6 +102,6 @@ def seeds_to_tell(a: Sequence[float], b: Sequence[float], paired: bool = False) 
     variance = np.var(np.subtract(b, a), ddof=1) if paired else np.var(a, ddof=1) + np.var(b, ddof=1)
     counts = np.arange(2, MOST_SEEDS + 1)
     freedom = (counts - 1) * (1 if paired else 2)
-    bound, shift = stats.t.ppf((1 + LEVEL) / 2, freedom), difference / np.sqrt(variance / counts)
+    bound, shift = stats.t.ppf((1 + INTERVAL_CONFIDENCE) / 2, freedom), difference / np.sqrt(variance / counts)
     enough = counts[stats.nct.sf(bound, freedom, shift) >= POWER]  # the noncentral t
     return int(enough[0]) if len(enough) else None

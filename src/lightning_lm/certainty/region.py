@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from lightning_lm.certainty.surface import LEVEL, Surface
+from lightning_lm.certainty.surface import REGION_CONFIDENCE, Surface
 
 POINTS = 41  # of the mesh along each setting
 
@@ -20,7 +20,7 @@ class Region:
     best: np.ndarray | None  # (d,) the lowest point, where the region ends on all sides
 
 
-def region(surface: Surface) -> Region:
+def confidence_region(surface: Surface) -> Region:
     """Where the slope may be zero and the height the lowest, clipped to the box.
 
     It is open to an edge that it touches, and to one on which the surface's lowest point in the box lies.
@@ -28,7 +28,7 @@ def region(surface: Surface) -> Region:
     box = np.array([[-1.0] * surface.dimensions, [1.0] * surface.dimensions])
     points = mesh(box)
     lowest = points[[np.argmin(surface.height(points))]]
-    inside = points[plausible(surface, points, lowest) >= 1 - LEVEL]
+    inside = points[plausible(surface, points, lowest) >= 1 - REGION_CONFIDENCE]
     ends = np.vstack([inside, lowest])
     open_to = [(k, sign) for k in range(surface.dimensions) for sign in (-1, 1) if np.any(ends[:, k] == sign)]
     if not len(inside) and open_to:
@@ -38,7 +38,7 @@ def region(surface: Surface) -> Region:
     points = mesh(around)
     lowest = points[[np.argmin(surface.height(points))]]
     values = plausible(surface, points, lowest)
-    inside = np.vstack([points[values >= 1 - LEVEL], lowest])
+    inside = np.vstack([points[values >= 1 - REGION_CONFIDENCE], lowest])
     polygons = outlines(around, values) if surface.dimensions == 2 else []
     return Region(np.array([inside.min(axis=0), inside.max(axis=0)]), polygons, open_to, None if open_to else lowest[0])
 
@@ -66,5 +66,5 @@ def outlines(box: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
     from contourpy import contour_generator  # matplotlib's own
 
     x, y = np.linspace(box[0], box[1], POINTS).T
-    filled = contour_generator(x, y, values.reshape(POINTS, POINTS).T).filled(1 - LEVEL, np.inf)
+    filled = contour_generator(x, y, values.reshape(POINTS, POINTS).T).filled(1 - REGION_CONFIDENCE, np.inf)
     return [polygon for polygon in filled[0] if polygon is not None]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-LEVEL = 0.95  # how surely the set has the best one in it
+BEST_SET_CONFIDENCE = 0.95  # how surely the set has the best one in it
 NODES = (np.arange(50) + 0.5) / 50  # quantiles over which an expectation is taken
 
 
@@ -51,7 +51,8 @@ def within_noise(means: np.ndarray, counts: np.ndarray, spread: float, freedom: 
     """For each configuration whether no other one is shown to have a lower mean.
 
     Multiple comparisons with the best (Hsu, 1984, Annals of Statistics 12): each is held against all others at once by
-    Dunnett's one-sided test. So the set has the true best in it with probability ``LEVEL``, however many there are.
+    Dunnett's one-sided test. So the set has the true best in it with probability
+    ``BEST_SET_CONFIDENCE``, however many there are.
 
     Args:
         means: (k,) mean loss of each configuration.
@@ -69,7 +70,7 @@ def within_noise(means: np.ndarray, counts: np.ndarray, spread: float, freedom: 
         errors = spread * np.sqrt(1 / counts[i] + 1 / counts[others])
         with np.errstate(divide="ignore", invalid="ignore"):  # all seeds may give the same loss
             largest = np.max(np.nan_to_num(behind / errors, posinf=1e6), initial=0)
-        inside[i] = dunnett(largest, counts[i], counts[others], freedom) > 1 - LEVEL
+        inside[i] = dunnett(largest, counts[i], counts[others], freedom) > 1 - BEST_SET_CONFIDENCE
     return inside
 
 

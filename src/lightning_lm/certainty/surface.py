@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-LEVEL = 0.90  # how surely the region has the best point in it
+REGION_CONFIDENCE = 0.90  # how surely the region has the best point in it
 DEGREE = 4
 MISFITS = 10 ** np.arange(
     -1.5, 2.1, 0.2
@@ -61,8 +61,8 @@ class Surface:
     def flatness(self, points: np.ndarray) -> np.ndarray:
         """(n,) P-values of the slope being zero there, which it is at the lowest point.
 
-        Those of at least 1 − ``LEVEL`` are the confidence region of Box & Hunter (1954, Biometrika 41). It is exact for
-        a quadratic, and has no end along a ridge.
+        Those of at least 1 − ``REGION_CONFIDENCE`` are the confidence region of Box & Hunter (1954, Biometrika 41).
+        It is exact for a quadratic, and has no end along a ridge.
         """
         by_setting = slopes(points)
         slope = by_setting @ self.coefficients
@@ -71,7 +71,9 @@ class Surface:
         return stats.f.sf(squares / self.dimensions, self.dimensions, self.freedom)
 
 
-def fit(points: np.ndarray, means: np.ndarray, counts: np.ndarray, spread: float, freedom: int) -> Surface | None:
+def fit_surface(
+    points: np.ndarray, means: np.ndarray, counts: np.ndarray, spread: float, freedom: int
+) -> Surface | None:
     """The surface; None where the points don't tell a quadratic's coefficients, or the noise isn't known.
 
     Coefficients above degree 2 are drawn towards 0, as if they came from a normal distribution. Its standard deviation

@@ -86,7 +86,7 @@ def typed_job(cfg: DictConfig) -> Config:
     before, singleton.cfg = singleton.cfg, None
     try:
         singleton.set_config(cfg)
-        return typed(job(cfg))
+        return typed(job_settings(cfg))
     finally:
         singleton.cfg = before
 
@@ -95,7 +95,7 @@ def options(loader: ConfigLoader, group: str) -> list[str]:
     return [name for name in loader.get_group_options(group) if not name.startswith(SCHEMA)]
 
 
-def job(cfg: DictConfig) -> DictConfig:
+def job_settings(cfg: DictConfig) -> DictConfig:
     """The composed configuration without Hydra's own part."""
     cfg = deepcopy(cfg)
     with read_write(cfg), open_dict(cfg):

@@ -80,7 +80,7 @@ def diagnose(texts: list[str], multirun: bool = False, folder: Path | None = Non
         except (HydraException, OmegaConfBaseException):
             return wrong
         for override, value in settings:
-            wrong += setting(cfg, override, value)
+            wrong += setting_problems(cfg, override, value)
         # a misspelt setting must not be missed under its right name, too
         settled = {problem.setting for problem in wrong} | {problem.meant for problem in wrong}
         return wrong + [problem for problem in problems_of(cfg) if problem.setting not in settled]
@@ -134,7 +134,7 @@ def wrong_options(override: Override, values: list[Any], known: list[str]) -> It
                 yield Problem(group, shown, "no such option", f"{guess}there are {', '.join(known)}{where}")
 
 
-def setting(cfg: DictConfig, override: Override, value: object) -> list[Problem]:
+def setting_problems(cfg: DictConfig, override: Override, value: object) -> list[Problem]:
     """Put the value into ``cfg``, or say why it doesn't fit."""
     key = override.key_or_group
     adding = override.is_add() or override.is_force_add()

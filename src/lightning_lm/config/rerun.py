@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_lm.config.composition import CONF, SCHEMA, as_settings, flat, hydra_at, options, register, typed_job
 from lightning_lm.config.explain import check_form
-from lightning_lm.config.overrides import setting, unreadable, values_of, wrong_form, wrong_options
+from lightning_lm.config.overrides import setting_problems, unreadable, values_of, wrong_form, wrong_options
 from lightning_lm.config.schema import Config, chosen
 from lightning_lm.errors import Problem, Refused
 
@@ -53,7 +53,7 @@ def changed(before: Config, texts: list[str]) -> Config:
         cfg = OmegaConf.merge(compose("config", texts, return_hydra_config=True), saved)
         assert isinstance(cfg, DictConfig)
         for override in typed:
-            wrong += setting(cfg, override, override.value())
+            wrong += setting_problems(cfg, override, override.value())
     if wrong:
         raise Refused(*wrong)
     return typed_job(cfg)

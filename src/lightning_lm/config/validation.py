@@ -21,7 +21,7 @@ from lightning_lm.models.schema import TRAIN
 
 def check(cfg: Config) -> None:
     """Raises Refused with every problem of these settings; where a type is wrong, with these alone."""
-    if mistyped := list(types(cfg)):
+    if mistyped := list(type_problems(cfg)):
         raise Refused(*mistyped)
     if all_problems := problems(cfg):
         raise Refused(*all_problems)
@@ -31,12 +31,22 @@ def problems(cfg: Config) -> list[Problem]:
     parts: list[Settings] = [cfg.model, cfg.data, cfg.objective, cfg.optimizer, cfg.scheduler, *cfg.callbacks.values()]
     common = (part.problems() for part in (cfg.hardware, cfg.logger, cfg.trainer))
     of_axes = (part.problems() for part in parts)
-    crossing = [vocabulary, schedule, callbacks, batch, nonfinite, documents, sides, mixture, carrying]
-    general = [unsatisfied(cfg), names(cfg), *common, folders(cfg), secrets(cfg)]
+    crossing = [
+        vocabulary_problems,
+        schedule_problems,
+        callback_problems,
+        batch_problems,
+        nonfinite_problems,
+        document_problems,
+        attention_problems,
+        hybrid_problems,
+        carried_state_problems,
+    ]
+    general = [unsatisfied(cfg), option_name_problems(cfg), *common, folder_problems(cfg), secret_problems(cfg)]
     return list(chain(*general, *of_axes, *(part(cfg) for part in crossing)))
 
 
-def types(cfg: Config) -> Iterator[Problem]:
+def type_problems(cfg: Config) -> Iterator[Problem]:
     """Of each axis the first value of a wrong type; Hydra lets none pass, but in Python any can be set."""
     for row in fields(cfg):
         part = getattr(cfg, row.name)
@@ -48,7 +58,7 @@ def types(cfg: Config) -> Iterator[Problem]:
             yield Problem(name, getattr(error, "value", part), str(error).splitlines()[0], "give another value")
 
 
-def names(cfg: Config) -> Iterator[Problem]:
+def option_name_problems(cfg: Config) -> Iterator[Problem]:
     """An option's name is no way to choose another one, unless both have the same settings."""
     for axis in ("objective", "optimizer", "scheduler"):
         part, table = getattr(cfg, axis), AXES[axis]
@@ -62,7 +72,7 @@ def names(cfg: Config) -> Iterator[Problem]:
             yield Problem(f"{axis}.name", part.name, "no such choice", nearest(part.name, list(table)))
 
 
-def folders(cfg: Config) -> Iterator[Problem]:
+def folder_problems(cfg: Config) -> Iterator[Problem]:
     required = {"name": cfg.name, "run_dir": cfg.run_dir, "data.cache_dir": cfg.data.cache_dir}
     for name, value in required.items():
         if not value.strip():
@@ -73,7 +83,7 @@ def folders(cfg: Config) -> Iterator[Problem]:
             yield Problem(name, value, "a file", "give a folder")
 
 
-def secrets(cfg: Config) -> Iterator[Problem]:
+def secret_problems(cfg: Config) -> Iterator[Problem]:
     """A password in a URL would stand in config.yaml, in W&B and on the model card."""
     for name, _, value in walk(cfg):
         parts = value if isinstance(value, list) else [*value.values()] if isinstance(value, dict) else [value]
@@ -82,14 +92,14 @@ def secrets(cfg: Config) -> Iterator[Problem]:
                 yield Problem(name, shown, "holds a password or token", "leave it out; log in, or use the environment")
 
 
-def vocabulary(cfg: Config) -> Iterator[Problem]:
+def vocabulary_problems(cfg: Config) -> Iterator[Problem]:
     smallest = tokenizer_kind(cfg).smallest
     if cfg.model.tokenizer == TRAIN and cfg.model.vocab_size < smallest:
         remedy = f"give {smallest} or more; 4000 to 50000 is usual"
         yield Problem("model.vocab_size", cfg.model.vocab_size, "smaller than the alphabet", remedy)
 
 
-def schedule(cfg: Config) -> Iterator[Problem]:
+def schedule_problems(cfg: Config) -> Iterator[Problem]:
     """Phases of the schedule must fit into a duration that is known already."""
     steps = cfg.trainer.max_steps
     for key, value in cfg.scheduler.phases.items():
@@ -101,7 +111,7 @@ def schedule(cfg: Config) -> Iterator[Problem]:
             yield Problem(f"scheduler.{key}", value, wrong, "give a share such as 0.1")
 
 
-def callbacks(cfg: Config) -> Iterator[Problem]:
+def callback_problems(cfg: Config) -> Iterator[Problem]:
     if cfg.hardware.strategy == Strategy.fsdp:
         for name, part in cfg.callbacks.items():
             if not part.sharded:
@@ -109,7 +119,7 @@ def callbacks(cfg: Config) -> Iterator[Problem]:
                 yield Problem("callbacks", name, wrong, "leave it out, or give hardware.strategy=ddp")
 
 
-def nonfinite(cfg: Config) -> Iterator[Problem]:
+def nonfinite_problems(cfg: Config) -> Iterator[Problem]:
     if cfg.trainer.on_nonfinite == OnNonfinite.skip:
         if cfg.hardware.precision == "16-mixed":
             wrong = "under hardware.precision=16-mixed the scaling of the loss does that already"
@@ -119,7 +129,7 @@ def nonfinite(cfg: Config) -> Iterator[Problem]:
             yield Problem("trainer.on_nonfinite", "skip", "not tried with hardware.strategy=fsdp", remedy)
 
 
-def carrying(cfg: Config) -> Iterator[Problem]:
+def carried_state_problems(cfg: Config) -> Iterator[Problem]:
     place = cfg.model.name_or_path if cfg.model.pretrained else None
     if cfg.optimizer.carry_state and not (place and (Path(place).expanduser() / "config.yaml").is_file()):
         wrong = "the weights that training begins with are no run's"
@@ -129,7 +139,7 @@ def carrying(cfg: Config) -> Iterator[Problem]:
         yield Problem("optimizer.carry_state", True, "not tried with hardware.strategy=fsdp", remedy)
 
 
-def mixture(cfg: Config) -> Iterator[Problem]:
+def hybrid_problems(cfg: Config) -> Iterator[Problem]:
     """Of kinds of passes that a device may have or not have in a step, and that change the model's attention."""
     if not cfg.objective.uniform and cfg.hardware.strategy == Strategy.fsdp:
         wrong = f"all devices must do the same passes, which objective={cfg.objective.name} doesn't"
@@ -142,19 +152,19 @@ def mixture(cfg: Config) -> Iterator[Problem]:
         yield Problem("hardware.gradient_checkpointing", True, wrong, "leave it out")
 
 
-def sides(cfg: Config) -> Iterator[Problem]:
+def attention_problems(cfg: Config) -> Iterator[Problem]:
     if cfg.objective.facts.kind == "masked" and cfg.model.config.get("is_decoder"):
         remedy = "leave it out, or give another objective"
         yield Problem("model.config.is_decoder", True, "a masked model looks at both sides of a token", remedy)
 
 
-def documents(cfg: Config) -> Iterator[Problem]:
+def document_problems(cfg: Config) -> Iterator[Problem]:
     if cfg.data.prefix != Prefix.auto and not cfg.data.documents:
         wrong = "nothing uses it without data.documents=true"
         yield Problem("data.prefix", cfg.data.prefix.value, wrong, "leave it out")
 
 
-def batch(cfg: Config) -> Iterator[Problem]:
+def batch_problems(cfg: Config) -> Iterator[Problem]:
     """Global batch = devices × nodes × micro batch × accumulation, all of them whole numbers."""
     size, devices, nodes = cfg.trainer.global_batch_size, cfg.hardware.devices, cfg.hardware.nodes
     micro, world = cfg.hardware.micro_batch_size, devices * nodes

@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from lightning_lm.errors import Refused, refuse
 from lightning_lm.faults import problem_of
-from lightning_lm.files import checksums, damage, remove, replacing
+from lightning_lm.files import checksums, folder_damage, remove, replacing
 
 log = logging.getLogger(__name__)
 DEFAULT_CACHE = "~/.cache/lightning-lm"
@@ -49,7 +49,7 @@ def _is_whole(folder: Path) -> bool:
         return False
     try:
         expected = json.loads((folder / CHECKSUMS).read_text())
-        wrong = damage(folder, expected) if expected else f"{CHECKSUMS} is empty"
+        wrong = folder_damage(folder, expected) if expected else f"{CHECKSUMS} is empty"
     except FileNotFoundError:
         wrong = f"{CHECKSUMS} is missing"  # as of entries from before there were any: what they hold can't be checked
     except (ValueError, AttributeError, OSError) as error:

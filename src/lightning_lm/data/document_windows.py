@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lightning_lm.data.corpora.corpus import Corpus
-from lightning_lm.data.documents import documents
+from lightning_lm.data.documents import read_documents
 from lightning_lm.data.token_stream import TokenStream, begin_token, end_token
 from lightning_lm.data.windows import WindowBatch, Windows
 from lightning_lm.errors import refuse
@@ -33,7 +33,7 @@ def bounds(corpus: Corpus, split: str, stream: TokenStream, tokenizer: Any, sepa
     Raises:
         Refused: the tokenizer has no such token.
     """
-    of_row = documents(corpus, split, fewest=1).of_row
+    of_row = read_documents(corpus, split, fewest=1).of_row
     ends = stream.row_ends[np.flatnonzero(np.diff(of_row, append=of_row[-1] + 1))]
     starts = np.concatenate([[0], ends[:-1]])
     if separator == "eos":

@@ -29,7 +29,7 @@ class Documents:
     text: str  # a hash of all rows, whatever files they come from
 
 
-def documents(corpus: Corpus, split: str, fewest: int = FEWEST) -> Documents:
+def read_documents(corpus: Corpus, split: str, fewest: int = FEWEST) -> Documents:
     """Reads the split's rows once. With fewer than so many documents they are blocks."""
     text, sizes, headings, starts = TextHash(), [], [], []
     blank, waiting = True, False  # a heading stands between blank rows

@@ -33,7 +33,7 @@ class ModelComparison:
     def __str__(self) -> str:
         lines = [f"{side}  {name}: {loss:.4f}" for side, name, loss in zip("AB", self.names, self.losses, strict=True)]
         lines += [f"these two models, in {self.unit}, over {self.documents} {self.kind}s of the same text:"]
-        lines += [shown(self.difference), *verdict(self.difference, "model")]
+        lines += [shown(self.difference), *verdict_lines(self.difference, "model")]
         lines += [f"note: {caution}" for caution in self.cautions]
         if any(share for _, share, _ in self.furthest):
             lines += ["", f"where they differ most ({self.kind}, its share of the difference, its beginning):"]
@@ -53,19 +53,19 @@ def compare_models(a: str, b: str, data: str | None = None, split: str = "test")
     names = (a, b)
     tables = [read_token_losses(Path(name)) if Path(name).suffix == ".parquet" else None for name in names]
     objectives = [
-        trained_for(*locate(name)) if of is None else of.facts["protocol"]["objective"]
-        for name, of in zip(names, tables, strict=True)
+        trained_for(*locate(name)) if table is None else table.facts["protocol"]["objective"]
+        for name, table in zip(names, tables, strict=True)
     ]
     if len({*objectives} - {None}) > 1:
         wrong = f"{' and '.join(map(str, objectives))} losses mean different things"
         raise refuse("B", b, wrong, "give --words or --blimp, which compare what both can do")
-    losses = [of or evaluate(name, data, split).token_losses for name, of in zip(names, tables, strict=True)]
-    first, second = (of.facts["protocol"] for of in losses)
+    losses = [table or evaluate(name, data, split).token_losses for name, table in zip(names, tables, strict=True)]
+    first, second = (loss.facts["protocol"] for loss in losses)
     if first["text"] != second["text"]:
         raise refuse("B", b, "it was scored on another text than A", "score both on the same with --data and --split")
-    nll, scored = zip(*(of.by_document() for of in losses), strict=True)
+    nll, scored = zip(*(loss.by_document() for loss in losses), strict=True)
     if first["tokenizer"] == second["tokenizer"] and first["separator"] == second["separator"]:
-        if not np.array_equal(*(np.isnan(of.nll) for of in losses)):
+        if not np.array_equal(*(np.isnan(loss.nll) for loss in losses)):
             raise refuse("B", b, "other tokens of the text were scored than of A", "score both in the same way")
         unit, sizes = "nats per token", scored[0]
     elif first["masking"]:
@@ -102,14 +102,14 @@ def conditions(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     return [f"they were scored in different ways: {'; '.join(parts)}"] if parts else []
 
 
-def shown(of: Estimate) -> str:
-    p_value = "< 0.001" if of.p_value < 0.001 else f"= {of.p_value:.3f}"
-    return f"B − A = {of.value:+.4f}, 95 % interval {of.low:+.4f} to {of.high:+.4f}, p {p_value}"
+def shown(estimate: Estimate) -> str:
+    p_value = "< 0.001" if estimate.p_value < 0.001 else f"= {estimate.p_value:.3f}"
+    return f"B − A = {estimate.value:+.4f}, 95 % interval {estimate.low:+.4f} to {estimate.high:+.4f}, p {p_value}"
 
 
-def verdict(of: Estimate, thing: str, higher_is_better: bool = False) -> list[str]:
+def verdict_lines(estimate: Estimate, thing: str, higher_is_better: bool = False) -> list[str]:
     """The answer in words."""
-    if not of.differs:
+    if not estimate.differs:
         return [f"No difference between the {thing}s can be told from chance."]
-    better = "B" if (of.value > 0) == higher_is_better else "A"
+    better = "B" if (estimate.value > 0) == higher_is_better else "A"
     return [f"The better {thing} is {better}."]

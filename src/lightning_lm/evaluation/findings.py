@@ -26,19 +26,23 @@ class Finding:
     over_items: Estimate | None = None  # of recipes: the same, of these runs with other items
 
     @property
+    def estimates(self) -> list[Estimate]:
+        return [estimate for estimate in (self.difference, self.over_items) if estimate is not None]
+
+    @property
     def better(self) -> str | None:
         """The side whose lead isn't chance, neither that of items nor that of seeds; None where that can't be told."""
-        estimates = [of for of in (self.difference, self.over_items) if of is not None]
-        if not estimates or not all(of.differs for of in estimates):
+        estimates = self.estimates
+        if not estimates or not all(estimate.differs for estimate in estimates):
             return None
         return "B" if estimates[0].value > 0 else "A"
 
     def cells(self) -> list[str]:
         """For people, under ``HEADS``."""
-        given = [(of.low, of.high) for of in (self.difference, self.over_items) if of is not None]
-        spreads = [] if given else [(0.0, 4 * stdev(of)) for of in self.values if len(of) > 1]
-        widths = [of for of in [*given, *self.intervals, *spreads] if of and of[1] > of[0]]
-        digits = max((decimals(*of) for of in widths), default=2)
+        given = [(estimate.low, estimate.high) for estimate in self.estimates]
+        spreads = [] if given else [(0.0, 4 * stdev(results)) for results in self.values if len(results) > 1]
+        pairs = [pair for pair in [*given, *self.intervals, *spreads] if pair and pair[1] > pair[0]]
+        digits = max((decimals(*pair) for pair in pairs), default=2)
 
         def shown(interval: Sequence[float], sign: str = "") -> str:
             return "–" if np.isnan(interval).any() else " to ".join(f"{bound:{sign}.{digits}f}" for bound in interval)
@@ -47,20 +51,21 @@ class Finding:
         for values, interval in zip(self.values, self.intervals, strict=True):
             spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else f"  {shown(interval)}" if interval else ""
             sides.append(f"{fmean(values):.{digits}f}{spread}" if values else "–")
-        if (of := self.difference) is None:
+        if self.difference is None:
             return [*sides, "", "", "", "", ""]
-        p_value = "–" if np.isnan(of.p_value) else "< 0.001" if of.p_value < 0.001 else f"{of.p_value:.3f}"
+        value, p = self.difference.value, self.difference.p_value
+        p_value = "–" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
         intervals = [shown(of_given, "+") for of_given in given] + [""] * (2 - len(given))
-        return [*sides, f"{of.value:+.{digits}f}", intervals[0], p_value, intervals[1], self.better or "can't tell"]
+        return [*sides, f"{value:+.{digits}f}", intervals[0], p_value, intervals[1], self.better or "can't tell"]
 
 
 def finding(test: str, part: str, sides: Sequence[list[Items]], recipes: bool, paired: bool) -> Finding:
     """How the runs of both sides did at the same items; a side without runs can't do them."""
-    values = [[of.estimate.value for of in side] for side in sides]
+    values = [[result.estimate.value for result in side] for side in sides]
     intervals = [side[0].interval if side and not recipes else () for side in sides]
     if not all(sides):
         return Finding(test, part, (values[0], values[1]), (intervals[0], intervals[1]))
-    gain = np.subtract(*(np.mean([of.values for of in side], axis=0) for side in reversed(sides)))
+    gain = np.subtract(*(np.mean([result.values for result in side], axis=0) for side in reversed(sides)))
     over_items = sides[0][0].mean(gain)
     differences = (over_seeds(*values, paired), over_items) if recipes else (over_items, None)
     return Finding(test, part, (values[0], values[1]), (intervals[0], intervals[1]), *differences)
@@ -74,6 +79,6 @@ def table(findings: Sequence[Finding], recipes: bool) -> list[str]:
         return (f"{part:<28}" + "".join(shown if recipes else shown[:5] + shown[6:])).rstrip()
 
     lines = ["", line("", HEADS)]
-    for test in dict.fromkeys(of.test for of in findings):
-        lines += [test, *(line(f"  {of.part}", of.cells()) for of in findings if of.test == test)]
+    for test in dict.fromkeys(finding.test for finding in findings):
+        lines += [test, *(line(f"  {finding.part}", finding.cells()) for finding in findings if finding.test == test)]
     return lines

@@ -11,7 +11,7 @@ from lightning_lm.errors import Refused, refuse
 from lightning_lm.evaluation.result import standard_json
 from lightning_lm.faults import innermost
 from lightning_lm.inference.sources import locate, open_model
-from lightning_lm.runs.folder import TASK_RESULTS, read_json, write_json
+from lightning_lm.runs.folder import TASK_RESULTS, read_json_file, write_json
 
 INSTALL = "pip install -c constraints.txt -e '.[lm-eval]'"
 
@@ -79,7 +79,9 @@ def run_tasks(name: str, tasks: str, batch_size: int | None = None) -> HarnessRe
     of_tasks = HarnessResults({task: _result(results, task) for task in results["results"]})
     if locate(name)[1] is not None:
         path = Path(name).expanduser() / TASK_RESULTS
-        write_json(path, (read_json(path) or {}) | {task: asdict(result) for task, result in of_tasks.tasks.items()})
+        write_json(
+            path, (read_json_file(path) or {}) | {task: asdict(result) for task, result in of_tasks.tasks.items()}
+        )
     return of_tasks
 
 

@@ -4,14 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from lightning_lm.data.documents import documents
+from lightning_lm.data.documents import read_documents
 from lightning_lm.errors import refuse
 from lightning_lm.evaluation.items import Items, mean_over
-from lightning_lm.evaluation.pseudo_likelihood import encoded
+from lightning_lm.evaluation.pseudo_likelihood import encode_sentence
 from lightning_lm.evaluation.result import Evaluation
 from lightning_lm.evaluation.rows import Row, label_ranks
-from lightning_lm.evaluation.subject import Subject, draw
-from lightning_lm.runs.protocol import protocol
+from lightning_lm.evaluation.subject import Subject, draw_places
+from lightning_lm.runs.protocol import build_protocol
 
 SIDES = {"left": "left side", "right": "right side", "both": "both sides"}
 FIGURES = {"accuracy": "accuracy", "reciprocal_rank": "mean of 1/rank"}
@@ -32,13 +32,13 @@ def score_words(subject: Subject, block_size: int | None, sample: int) -> Evalua
     opened, size = subject.opened, subject.window(block_size)
     if size < 4:
         raise refuse("--block-size", size, "it leaves a word no text on both sides", "give 4 or more tokens")
-    encoded(opened.tokenizer, "", begins=False)  # is refused where words aren't told
+    encode_sentence(opened.tokenizer, "", begins=False)  # is refused where words aren't told
     stream, width = subject.stream(word_starts=True), (size - 1) // 2
-    drawn = draw(np.flatnonzero(single_token_words(stream.tokens, stream.word_starts, opened.tokenizer)), sample)
+    drawn = draw_places(np.flatnonzero(single_token_words(stream.tokens, stream.word_starts, opened.tokenizer)), sample)
     if not len(drawn):
         raise refuse("data", "the text", "none of its words is a token by itself", "give a longer text")
     rows = context_rows(opened, stream.tokens, drawn, width)
-    text = documents(subject.corpus, subject.key)
+    text = read_documents(subject.corpus, subject.key)
     mean = mean_over(np.repeat(text.of_row, np.diff(stream.row_ends, prepend=0))[drawn])
     values, items = {}, {}
     for side, of_side in rows.items():
@@ -46,8 +46,8 @@ def score_words(subject: Subject, block_size: int | None, sample: int) -> Evalua
         values[f"{side}_accuracy"] = (rank == (equal + 1) / 2) / equal  # of equally likely ones any may be the guess
         values[f"{side}_reciprocal_rank"] = 1 / rank
     if mean:
-        items = {name: Items(of, mean) for name, of in values.items()}
-    facts = protocol(
+        items = {name: Items(scores, mean) for name, scores in values.items()}
+    facts = build_protocol(
         text.text, subject.text.separator, opened.tokenizer, opened.objective, block_size=size, stride=None
     )
     sides = "before it, all that a causal model can use" if list(rows) == ["left"] else "on a side"
@@ -55,9 +55,9 @@ def score_words(subject: Subject, block_size: int | None, sample: int) -> Evalua
         block_size=size,
         stride=None,
         scope=f"words, each guessed from the {width} tokens {sides}",
-        figures={name: float(of.mean()) for name, of in values.items()} | {"words": len(drawn)},
+        figures={name: float(scores.mean()) for name, scores in values.items()} | {"words": len(drawn)},
         labels=LABELS | {"words": "words"},
-        intervals={name: of.interval for name, of in items.items() if of.interval},
+        intervals={name: item.interval for name, item in items.items() if item.interval},
         unit=text.unit,
         protocol=facts
         | {"scored": f"{len(drawn)} words of one token drawn, with {width} tokens on a side"}
@@ -80,7 +80,7 @@ def single_token_words(tokens: np.ndarray, word_starts: np.ndarray, tokenizer: A
 def context_rows(opened: Any, tokens: np.ndarray, places: np.ndarray, width: int) -> dict[str, list[Row]]:
     """Side → a row for each place, in which the token there is labelled, with up to ``width`` tokens on its sides."""
     tokenizer, causal, shift = opened.tokenizer, opened.objective.facts.kind == "causal", opened.objective.shift
-    ids, words = encoded(tokenizer, "a", begins=shift and not causal)
+    ids, words = encode_sentence(tokenizer, "a", begins=shift and not causal)
     of_text = [place for place, word in enumerate(words) if word is not None]
     begin, end, mask = ids[: of_text[0]], ids[of_text[-1] + 1 :], tokenizer.mask_token_id
     rows: dict[str, list[Row]] = {side: [] for side in SIDES if side == "left" or not causal}

@@ -13,7 +13,7 @@ from lightning_lm.evaluation.perplexity import score
 from lightning_lm.evaluation.result import Evaluation
 from lightning_lm.evaluation.subject import Subject
 from lightning_lm.models.loading import positions
-from lightning_lm.runs.protocol import protocol
+from lightning_lm.runs.protocol import build_protocol
 from lightning_lm.training.metrics import exp
 
 LABELS = {
@@ -63,7 +63,7 @@ def score_as_docs(subject: Subject, block_size: int | None, stride: int | None, 
         figures={"perplexity": exp(loss), "counted": counted}
         | {"exact_perplexity": figures["perplexity"], "tokens": figures["tokens"]},
         labels=LABELS,
-        protocol=protocol(str(text), "none", tokenizer, objective, **windows) | PROTOCOL,
+        protocol=build_protocol(str(text), "none", tokenizer, objective, **windows) | PROTOCOL,
     )
 
 

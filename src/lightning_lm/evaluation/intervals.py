@@ -10,8 +10,8 @@ from lightning_lm.data.token_stream import TokenStream
 from lightning_lm.training.metrics import exp
 
 
-def intervals(
-    stream: TokenStream, of: Documents, of_tokens: np.ndarray, whole_text: bool
+def bootstrap_intervals(
+    stream: TokenStream, documents: Documents, of_tokens: np.ndarray, whole_text: bool
 ) -> dict[str, tuple[float, float]]:
     """The 95 % interval of each figure that is a ratio of sums; none of them where there are too few documents.
 
@@ -19,16 +19,16 @@ def intervals(
         of_tokens: as ``score`` fills it.
         whole_text: whether there are figures per byte and per word.
     """
-    document = np.repeat(of.of_row, np.diff(stream.row_ends, prepend=0))
-    sums, hits = (np.bincount(document, row, len(of.bytes)) for row in np.nansum(of_tokens, axis=0))
+    document = np.repeat(documents.of_row, np.diff(stream.row_ends, prepend=0))
+    sums, hits = (np.bincount(document, row, len(documents.bytes)) for row in np.nansum(of_tokens, axis=0))
     scored = (~np.isnan(of_tokens[:, 0])).sum(axis=0)
-    sizes = {"tokens": np.bincount(document, scored, len(of.bytes))}
+    sizes = {"tokens": np.bincount(document, scored, len(documents.bytes))}
     held = sizes["tokens"] > 0
     if held.sum() < FEWEST_DOCUMENTS:
         return {}
     if whole_text:
-        sizes["words"] = np.bincount(of.of_row, np.diff(stream.words, prepend=0))
-        sizes["bytes"] = of.bytes * math.log(2)
+        sizes["words"] = np.bincount(documents.of_row, np.diff(stream.words, prepend=0))
+        sizes["bytes"] = documents.bytes * math.log(2)
     bounds = {}
     for name, size in sizes.items():
         estimate = over_documents(sums[held], size[held])

@@ -18,14 +18,14 @@ class Items:
 
     @property
     def estimate(self) -> Estimate:
-        of = self.mean(self.values)
-        return replace(of, low=max(0.0, of.low), high=min(self.most, of.high))
+        mean = self.mean(self.values)
+        return replace(mean, low=max(0.0, mean.low), high=min(self.most, mean.high))
 
     @property
     def interval(self) -> tuple[float, ...]:
         """The mean's; empty where all values are equal, which tells nothing of how far others may lie."""
-        of = self.estimate
-        return (of.low, of.high) if np.ptp(self.values) else ()
+        mean = self.estimate
+        return (mean.low, mean.high) if np.ptp(self.values) else ()
 
 
 def mean_over(document: np.ndarray) -> Callable[[np.ndarray], Estimate] | None:

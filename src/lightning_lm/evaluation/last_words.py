@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from lightning_lm.data.documents import documents
+from lightning_lm.data.documents import read_documents
 from lightning_lm.errors import refuse
 from lightning_lm.evaluation.items import Items, mean_over
-from lightning_lm.evaluation.pseudo_likelihood import LIKELIHOOD, WITHIN_WORD, causal_row, encoded, masked_rows
+from lightning_lm.evaluation.pseudo_likelihood import LIKELIHOOD, WITHIN_WORD, causal_row, encode_sentence, masked_rows
 from lightning_lm.evaluation.result import Evaluation
 from lightning_lm.evaluation.rows import Row, row_scores
 from lightning_lm.evaluation.subject import Subject
-from lightning_lm.runs.protocol import protocol
+from lightning_lm.runs.protocol import build_protocol
 from lightning_lm.training.metrics import exp
 
 LABELS = {"accuracy": "accuracy", "perplexity": "perplexity of a last word", "passages": "passages"}
@@ -38,12 +38,12 @@ def score_last_words(subject: Subject, block_size: int | None) -> Evaluation:
     tokens = [sum(label != -100 for _, labels in rows for label in labels) for rows in of_passage]
     right, mean = (hits == tokens).astype(float), mean_over(np.arange(len(texts)))
     items = {"accuracy": Items(right, mean)} if mean else {}
-    intervals = {name: of.interval for name, of in items.items() if of.interval}
+    intervals = {name: item.interval for name, item in items.items() if item.interval}
     if mean:
         cost = mean(nll)
         intervals["perplexity"] = exp(cost.low), exp(cost.high)
-    text, form = documents(subject.corpus, subject.key).text, LIKELIHOOD if causal else WITHIN_WORD
-    facts = protocol(text, "none", tokenizer, objective, block_size=size, stride=None)
+    text, form = read_documents(subject.corpus, subject.key).text, LIKELIHOOD if causal else WITHIN_WORD
+    facts = build_protocol(text, "none", tokenizer, objective, block_size=size, stride=None)
     return subject.evaluation(
         block_size=size,
         stride=None,
@@ -67,8 +67,8 @@ def last_word_rows(tokenizer: Any, text: str, size: int, causal: bool, shift: in
     context, _, word = text.rpartition(" ")
     if not context.strip() or word != word.rstrip() or not word:
         raise refuse("--data", repr(text[-40:]), "a passage without a last word", "end each by a space and a word")
-    ids, words = encoded(tokenizer, text, begins=False)
-    before = sum(word is not None for word in encoded(tokenizer, context.rstrip(), begins=False)[1])
+    ids, words = encode_sentence(tokenizer, text, begins=False)
+    before = sum(word is not None for word in encode_sentence(tokenizer, context.rstrip(), begins=False)[1])
     places = [place for place, word in enumerate(words) if word is not None][before:]
     end = places[-1] + 1 if causal else len(ids)
     begin = max(0, end - size - causal)  # a causal model doesn't get the last token

@@ -10,14 +10,14 @@ import numpy as np
 
 from lightning_lm.certainty.pairs import FEWEST_DOCUMENTS, over_documents
 from lightning_lm.data.corpora.corpus import Corpus
-from lightning_lm.data.documents import Documents, documents
+from lightning_lm.data.documents import Documents, read_documents
 from lightning_lm.data.token_stream import begin_token
 from lightning_lm.errors import refuse
 from lightning_lm.evaluation.result import Evaluation
 from lightning_lm.evaluation.rows import row_scores
 from lightning_lm.evaluation.subject import Subject
 from lightning_lm.models.loading import positions
-from lightning_lm.runs.protocol import protocol
+from lightning_lm.runs.protocol import build_protocol
 from lightning_lm.training.metrics import exp
 
 LABELS = {
@@ -68,9 +68,9 @@ def score_by_page(subject: Subject, block_size: int | None) -> Evaluation:
     if objective.facts.kind != "causal":
         raise refuse("--as", "lm-eval", "it scores causal models alone", "leave it out")
     length = subject.window(block_size or positions(model) or DEFAULT_LENGTH)
-    text, windows = documents(subject.corpus, subject.key, fewest=1), {"block_size": length, "stride": length}
+    text, windows = read_documents(subject.corpus, subject.key, fewest=1), {"block_size": length, "stride": length}
     figures, intervals = score_pages(model, tokenizer, pages(subject.corpus, subject.key, text), length)
-    facts = protocol(text.text, subject.text.separator, tokenizer, objective, **windows) | PROTOCOL
+    facts = build_protocol(text.text, subject.text.separator, tokenizer, objective, **windows) | PROTOCOL
     return subject.evaluation(
         **windows, figures=figures, labels=LABELS, intervals=intervals, unit="page", protocol=facts
     )
@@ -83,15 +83,15 @@ def detokenized(page: str) -> str:
     return page
 
 
-def pages(corpus: Corpus, split: str, of: Documents) -> list[str]:
+def pages(corpus: Corpus, split: str, documents: Documents) -> list[str]:
     """The rows of each document in one."""
-    texts: list[list[str]] = [[] for _ in of.bytes]
-    for number, row in zip(of.of_row.tolist(), chain.from_iterable(corpus.rows(split)), strict=True):
+    texts: list[list[str]] = [[] for _ in documents.bytes]
+    for number, row in zip(documents.of_row.tolist(), chain.from_iterable(corpus.rows(split)), strict=True):
         texts[number].append(row)
     return ["".join(rows) for rows in texts]
 
 
-def windows(tokens: int, length: int) -> Iterator[tuple[int, int, int]]:
+def rolling_windows(tokens: int, length: int) -> Iterator[tuple[int, int, int]]:
     """Where each window's input begins, its first scored token, and the end, in a page behind its prefix token.
 
     Up to ``length`` tokens are scored in each. The last window reaches back, so that its input is as long.
@@ -114,7 +114,7 @@ def page_nll(model: Any, tokenizer: Any, texts: list[str], length: int) -> tuple
     if (prefix := begin_token(tokenizer)) is None:
         raise refuse("--as", "lm-eval", "the tokenizer has no token to put before a page", "evaluate without it")
     encoded = [[prefix, *tokenizer(text, verbose=False)["input_ids"]] for text in texts]
-    cut = [(n, ids, window) for n, ids in enumerate(encoded) for window in windows(len(ids) - 1, length)]
+    cut = [(n, ids, window) for n, ids in enumerate(encoded) for window in rolling_windows(len(ids) - 1, length)]
     rows = [
         (tuple(ids[begin : end - 1]), (*[-100] * (first - 1 - begin), *ids[first:end]))
         for _, ids, (begin, first, end) in cut

@@ -15,7 +15,7 @@ from lightning_lm.data.corpora.corpus import content_hash
 from lightning_lm.data.token_stream import tokenizer_fingerprint
 from lightning_lm.errors import refuse
 from lightning_lm.evaluation.items import Items
-from lightning_lm.evaluation.pseudo_likelihood import encoded, text_nll
+from lightning_lm.evaluation.pseudo_likelihood import encode_sentence, text_nll
 from lightning_lm.inference.sources import open_model
 from lightning_lm.runs.protocol import made_with, short_hash
 
@@ -54,7 +54,7 @@ class MinimalPairs:
         lines = [head, f"{'':<48}" + "".join(f"{f'({n})':>26}" for n in range(1, len(forms) + 1))]
         for field in [*sorted(set(self.fields)), None]:
             means = [self.accuracy(form, field) for form in forms]
-            cells = [f"{of.value:.1f}  {of.low:.1f} to {of.high:.1f}" for of in means]
+            cells = [f"{mean.value:.1f}  {mean.low:.1f} to {mean.high:.1f}" for mean in means]
             lines.append(f"{field or 'mean over paradigms':<48}" + "".join(f"{cell:>26}" for cell in cells))
         for paradigm in sorted(set(self.paradigms)):
             of_paradigm = self.paradigms == paradigm
@@ -101,7 +101,7 @@ def score_pairs(
             right.setdefault(form, []).append((np.sign(bad - good) + 1) / 2)
     flat = [pair for of_paradigm in pairs.values() for pair in of_paradigm]
     causal = opened.objective.facts.kind == "causal"
-    ids, words = encoded(opened.tokenizer, "a", causal or opened.objective.shift)
+    ids, words = encode_sentence(opened.tokenizer, "a", causal or opened.objective.shift)
     names = opened.tokenizer.convert_ids_to_tokens(ids)
     read = ["TEXT" if word is not None else name for name, word in zip(names, words, strict=True)]
     protocol = {

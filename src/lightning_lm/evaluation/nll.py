@@ -51,18 +51,19 @@ class TokenLosses:
 
 
 def token_losses(
-    stream: TokenStream, of: Documents, nll: np.ndarray, tokenizer: Any, protocol: dict[str, Any]
+    stream: TokenStream, documents: Documents, nll: np.ndarray, tokenizer: Any, protocol: dict[str, Any]
 ) -> TokenLosses:
     """``nll`` is float64 [tokens], NaN where a token was not scored."""
     vocabulary, index = np.unique(stream.tokens, return_inverse=True)
     pieces = pa.array(tokenizer.convert_ids_to_tokens(vocabulary.tolist()), pa.string())
     columns = [
-        pa.array(np.repeat(of.of_row, np.diff(stream.row_ends, prepend=0)).astype(np.int32)),
+        pa.array(np.repeat(documents.of_row, np.diff(stream.row_ends, prepend=0)).astype(np.int32)),
         pa.array(np.arange(len(nll))),
         pa.DictionaryArray.from_arrays(pa.array(index.astype(np.int32)), pieces),
         pa.array(nll, from_pandas=True),
     ]
-    facts = {"protocol": protocol, "unit": of.unit, "bytes": of.bytes.tolist(), "beginnings": of.beginnings}
+    sizes = documents.bytes.tolist()
+    facts = {"protocol": protocol, "unit": documents.unit, "bytes": sizes, "beginnings": documents.beginnings}
     return TokenLosses(pa.table(columns, pa.schema(COLUMNS)), facts)
 
 

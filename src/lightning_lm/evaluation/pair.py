@@ -15,7 +15,7 @@ from lightning_lm.evaluation.result import Evaluation
 from lightning_lm.evaluation.scoring import evaluate
 from lightning_lm.inference.sources import locate, trained_for
 from lightning_lm.objectives.facts import MLM
-from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.folder import read_json_file
 from lightning_lm.runs.protocol import differing, short_hash
 
 COSTS = ("parameters", "tokens_seen", "labels_seen", "flops_layers", "flops_head")
@@ -72,10 +72,10 @@ class PairComparison:
             lines.append(f"{name.replace('_', ' '):<16}{a:>14.4g}{b:>14.4g}  {'equal' if a == b else ''}".rstrip())
         lines += [*table(self.findings, bool(self.seeds)), "", *self.notes()]
         protocols = {test: dict.fromkeys(map(short_hash, of)) for test, of in self.protocols.items()}
-        return "\n".join([*lines, *(f"{test}: protocol {', '.join(of)}" for test, of in protocols.items())])
+        return "\n".join([*lines, *(f"{test}: protocol {', '.join(hashes)}" for test, hashes in protocols.items())])
 
     def as_dict(self) -> dict[str, Any]:
-        findings = [asdict(of) | {"better": of.better, "cells": of.cells()} for of in self.findings]
+        findings = [asdict(finding) | {"better": finding.better, "cells": finding.cells()} for finding in self.findings]
         return {"question": "pair", **vars(self), "findings": findings, "heads": HEADS, "notes": self.notes()}
 
 
@@ -94,9 +94,9 @@ def compare_pair(a: str, b: str, asked: Benchmarks, recipes: bool = False, paire
     cautions, seeds, runs = [], None, [[a], [b]]
     if recipes:
         groups = [group("A", a), group("B", b)]
-        check_seeds(groups, [of.runs for of in groups], "", paired)
+        check_seeds(groups, [group.runs for group in groups], "", paired)
         seeds = sorted(groups[0].runs), sorted(groups[1].runs)
-        runs = [[str(of.runs[seed]) for seed in sorted(of.runs)] for of in groups]
+        runs = [[str(group.runs[seed]) for seed in sorted(group.runs)] for group in groups]
         cautions = unfinished(groups)
     for side, name in (("A", a), ("B", b)):
         if Path(name).suffix == ".parquet":
@@ -120,7 +120,10 @@ def compare_pair(a: str, b: str, asked: Benchmarks, recipes: bool = False, paire
             findings += [_bits(name, scored) for name in BITS if name in first.figures | second.figures]
         else:
             for form, part, keys in _parts(first, second):
-                sides = [[of.items[key] for of in side] if key else [] for side, key in zip(scored, keys, strict=True)]
+                sides = [
+                    [result.items[key] for result in side] if key else []
+                    for side, key in zip(scored, keys, strict=True)
+                ]
                 findings.append(finding(", ".join(filter(None, (test, form))), part, sides, recipes, paired))
     return PairComparison((a, b), objectives, seeds, paired, _costs(runs), findings, protocols, cautions)
 
@@ -142,14 +145,17 @@ def _scorers(asked: Benchmarks, with_text: bool) -> dict[str, Callable[[str, str
 
 def _costs(runs: list[list[str]]) -> dict[str, tuple[float, float]]:
     """What was spent on each side's runs, as a mean; nothing where one of them doesn't tell."""
-    known = [[read_json(Path(run).expanduser() / "summary.json") or {} for run in side] for side in runs]
+    known = [[read_json_file(Path(run).expanduser() / "summary.json") or {} for run in side] for side in runs]
     shared = [name for name in COSTS if all(name in summary for side in known for summary in side)]
-    return {name: (fmean(of[name] for of in known[0]), fmean(of[name] for of in known[1])) for name in shared}
+    return {
+        name: (fmean(figures[name] for figures in known[0]), fmean(figures[name] for figures in known[1]))
+        for name in shared
+    }
 
 
 def _bits(name: str, scored: list[list[Evaluation]]) -> Finding:
     """A figure of the text; a pseudo-likelihood sees both sides of a token, so that no difference is taken."""
-    values = [[of.figures[name] for of in side if name in of.figures] for side in scored]
+    values = [[result.figures[name] for result in side if name in result.figures] for side in scored]
     intervals = [side[0].intervals.get(name, ()) if len(side) == 1 else () for side in scored]
     return Finding(TEXT, BITS[name], (values[0], values[1]), (intervals[0], intervals[1]))
 

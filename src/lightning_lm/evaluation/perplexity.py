@@ -12,11 +12,11 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_lm.data.batches import Batches, Positions
 from lightning_lm.data.document_windows import bounds, evaluation_windows
-from lightning_lm.data.documents import documents
+from lightning_lm.data.documents import read_documents
 from lightning_lm.data.token_stream import count_separators
 from lightning_lm.data.windows import BatchPlan, Windows
 from lightning_lm.errors import refuse
-from lightning_lm.evaluation.intervals import intervals
+from lightning_lm.evaluation.intervals import bootstrap_intervals
 from lightning_lm.evaluation.nll import token_losses
 from lightning_lm.evaluation.result import Evaluation
 from lightning_lm.evaluation.subject import Subject
@@ -25,7 +25,7 @@ from lightning_lm.models.loss import labelled_nll
 from lightning_lm.models.output_head import find_head
 from lightning_lm.objectives.facts import ObjectiveFacts
 from lightning_lm.objectives.objective import Objective
-from lightning_lm.runs.protocol import protocol
+from lightning_lm.runs.protocol import build_protocol
 from lightning_lm.training.metrics import TokenNLL
 
 TOKENS_PER_BATCH = 4096  # where no batch size is given
@@ -54,8 +54,8 @@ def score_by_token(
     windows = evaluation_windows(stream, block_size, stride, within)
     figures = score(model, tokenizer, objective, windows, batch_size=batch_size, of_tokens=of_tokens)
     nll = of_tokens[:, 0]
-    text = documents(subject.corpus, subject.key)
-    facts = protocol(
+    text = read_documents(subject.corpus, subject.key)
+    facts = build_protocol(
         text.text, subject.text.separator, tokenizer, objective, block_size=block_size, stride=stride, within=within
     )
     if facts["masking"]:
@@ -64,8 +64,8 @@ def score_by_token(
         block_size=block_size,
         stride=stride,
         figures=figures,
-        labels=labels(objective.facts),
-        intervals=intervals(stream, text, of_tokens, "bits_per_byte" in figures),
+        labels=scored_labels(objective.facts),
+        intervals=bootstrap_intervals(stream, text, of_tokens, "bits_per_byte" in figures),
         unit=text.unit,
         protocol=facts,
         separators=count_separators(stream.tokens[~np.isnan(nll[0])], tokenizer),
@@ -155,6 +155,6 @@ def score(
     return {**metric.compute(), **counts}
 
 
-def labels(facts: ObjectiveFacts) -> dict[str, str]:
+def scored_labels(facts: ObjectiveFacts) -> dict[str, str]:
     """Name → label of the figures that ``score`` returns, for people."""
     return figure_labels(facts.perplexity_label) | SIZES

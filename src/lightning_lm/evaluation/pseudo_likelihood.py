@@ -28,7 +28,7 @@ def text_nll(opened: Any, texts: Sequence[str]) -> dict[str, np.ndarray]:
     rows: dict[str, list[Row]] = {form: [] for form in ([LIKELIHOOD] if causal else [PSEUDO, WITHIN_WORD])}
     counts: dict[str, list[int]] = {form: [] for form in rows}
     for text in texts:
-        ids, words = encoded(tokenizer, text, causal or shift)
+        ids, words = encode_sentence(tokenizer, text, causal or shift)
         if limit is not None and len(ids) > limit:
             raise refuse("text", repr(text[:40]), f"{len(ids)} tokens exceed the model's {limit} positions", "cut it")
         for form in rows:
@@ -41,7 +41,7 @@ def text_nll(opened: Any, texts: Sequence[str]) -> dict[str, np.ndarray]:
     return {form: np.bincount(np.repeat(range(len(texts)), counts[form]), nll[form], len(texts)) for form in rows}
 
 
-def encoded(tokenizer: Any, text: str, begins: bool | int) -> tuple[list[int], list[int | None]]:
+def encode_sentence(tokenizer: Any, text: str, begins: bool | int) -> tuple[list[int], list[int | None]]:
     """A text's tokens, and the number of each one's word, None for special tokens.
 
     Where it ``begins``, with one before it, so that an output comes before the text's first token.

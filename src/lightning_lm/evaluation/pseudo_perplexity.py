@@ -8,12 +8,12 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from lightning_lm.certainty.pairs import FEWEST_DOCUMENTS, over_documents
-from lightning_lm.data.documents import documents
+from lightning_lm.data.documents import read_documents
 from lightning_lm.errors import refuse
 from lightning_lm.evaluation.result import Evaluation
 from lightning_lm.evaluation.rows import Row, row_scores
-from lightning_lm.evaluation.subject import Subject, draw
-from lightning_lm.runs.protocol import protocol
+from lightning_lm.evaluation.subject import Subject, draw_places
+from lightning_lm.runs.protocol import build_protocol
 from lightning_lm.training.metrics import exp
 
 LABELS = {
@@ -42,12 +42,12 @@ def score_pseudo(subject: Subject, block_size: int | None, sample: int) -> Evalu
     of_text[: objective.shift] = False  # no output comes before it
     if not of_text.any():
         raise refuse("data", "the text", "none of its tokens can be scored", "give a longer text")
-    drawn = draw(np.flatnonzero(of_text), sample)
+    drawn = draw_places(np.flatnonzero(of_text), sample)
     chunks = np.array_split(drawn, math.ceil(len(drawn) * block_size / TOKENS_AT_ONCE))
     bar = tqdm(chunks, desc="scoring", leave=False, disable=None)
     rows = (list(_rows(stream.tokens, chunk, block_size, tokenizer.mask_token_id, objective.shift)) for chunk in bar)
     nll = np.concatenate([row_scores(model, tokenizer, of_chunk)[:, 0] for of_chunk in rows])
-    text, loss = documents(subject.corpus, subject.key), float(nll.mean())
+    text, loss = read_documents(subject.corpus, subject.key), float(nll.mean())
     document, count = np.repeat(text.of_row, np.diff(stream.row_ends, prepend=0)), len(text.bytes)
     sums, scored = np.bincount(document[drawn], nll, count), np.bincount(document[drawn], minlength=count)
     sizes, in_bits = np.bincount(document[of_text], minlength=count), text.bytes * math.log(2)
@@ -59,7 +59,7 @@ def score_pseudo(subject: Subject, block_size: int | None, sample: int) -> Evalu
         intervals["pseudo_perplexity"] = exp(mean.low), exp(mean.high)
         intervals["pseudo_bits_per_byte"] = by_byte.low, by_byte.high
     separator = subject.text.separator
-    facts = protocol(text.text, separator, tokenizer, objective, block_size=block_size, stride=stride)
+    facts = build_protocol(text.text, separator, tokenizer, objective, block_size=block_size, stride=stride)
     return subject.evaluation(
         block_size=block_size,
         stride=stride,

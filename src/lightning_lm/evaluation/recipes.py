@@ -10,8 +10,8 @@ from lightning_lm.certainty.pairs import Estimate, over_seeds, seeds_to_tell
 from lightning_lm.config.composition import flat
 from lightning_lm.config.schema import may_change
 from lightning_lm.errors import Problem, Refused, refuse
-from lightning_lm.evaluation.comparison import conditions, shown, verdict
-from lightning_lm.runs.folder import job_status, read_json
+from lightning_lm.evaluation.comparison import conditions, shown, verdict_lines
+from lightning_lm.runs.folder import job_status, read_json_file
 from lightning_lm.runs.protocol import differing
 from lightning_lm.runs.settings import UNREADABLE, read_settings
 
@@ -30,15 +30,17 @@ class Group:
 
     def figures(self, name: str) -> dict[int, float]:
         """Seed → a figure of the summary; those that lack it are left out."""
-        summaries = {seed: read_json(run / "summary.json") for seed, run in self.runs.items()}
-        return {seed: of[name] for seed, of in sorted(summaries.items()) if of.get(name) is not None}
+        summaries = {seed: read_json_file(run / "summary.json") for seed, run in self.runs.items()}
+        return {seed: summary[name] for seed, summary in sorted(summaries.items()) if summary.get(name) is not None}
 
     def protocol(self, split: str) -> dict[str, Any] | None:
         """How the figures of a split were measured."""
-        return (read_json(next(iter(self.runs.values())) / "summary.json") or {}).get(f"{PREFIXES[split]}/protocol")
+        return (read_json_file(next(iter(self.runs.values())) / "summary.json") or {}).get(
+            f"{PREFIXES[split]}/protocol"
+        )
 
     def ledger(self, split: str) -> dict[str, Any]:
-        return (read_json(next(iter(self.runs.values())) / "ledger.json") or {}).get(split) or {}
+        return (read_json_file(next(iter(self.runs.values())) / "ledger.json") or {}).get(split) or {}
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,12 @@ class RecipeComparison:
 
     def __str__(self) -> str:
         lines = []
-        for side, name, of in zip("AB", self.names, self.values, strict=True):
-            spread = f"{fmean(of.values()):.4f} ± {stdev(of.values()):.4f}"
-            lines.append(f"{side}  {name}: {spread} over the seeds {', '.join(map(str, of))}")
+        for side, name, losses in zip("AB", self.names, self.values, strict=True):
+            spread = f"{fmean(losses.values()):.4f} ± {stdev(losses.values()):.4f}"
+            lines.append(f"{side}  {name}: {spread} over the seeds {', '.join(map(str, losses))}")
         test = "paired t over seeds" if self.paired else "Welch's t over seeds"
         lines += [f"these two recipes, by {self.figure}, {test}:"]
-        lines += [shown(self.difference), *verdict(self.difference, "recipe")]
+        lines += [shown(self.difference), *verdict_lines(self.difference, "recipe")]
         if not self.difference.differs:
             many = f"{self.seeds_to_tell} seeds" if self.seeds_to_tell else "More than 1000 seeds"
             lines.append(f"If it is as large as it looks, {many} a side would tell in 80 % of cases.")
@@ -84,13 +86,13 @@ def compare_recipes(a: str, b: str, split: str = "validation", paired: bool = Fa
     """
     groups = [group("A", a), group("B", b)]
     figure = f"{PREFIXES[split]}/{_figure(groups, split)}"
-    values = [of.figures(figure) for of in groups]
+    values = [group.figures(figure) for group in groups]
     check_seeds(groups, values, f" with {figure}", paired)
-    first, second = (list(of.values()) for of in values)
+    first, second = (list(figures.values()) for figures in values)
     if len({*first}) == len({*second}) == 1:
         raise refuse("A", a, "its runs have one and the same figure, and so have B's", "give runs of other seeds")
     cautions = unfinished(groups)
-    protocols = [of.protocol(split) for of in groups]
+    protocols = [group.protocol(split) for group in groups]
     if all(protocols):  # runs from before protocols were kept have none
         if other := differing(protocols).keys() & {"text", "masking", "limit"}:
             wrong = f"its losses were measured another way than A's: {', '.join(sorted(other))}"
@@ -110,21 +112,23 @@ def compare_recipes(a: str, b: str, split: str = "validation", paired: bool = Fa
 def check_seeds(groups: list[Group], by_seed: list[dict[int, Any]], scored: str, paired: bool) -> None:
     """Raises Refused where a side has fewer than two seeds, or the sides have others and shall be paired."""
     few = [
-        Problem(side, of.name, f"{len(v)} finished run(s){scored}", "two seeds a side are the least")
-        for side, of, v in zip("AB", groups, by_seed, strict=True)
+        Problem(side, group.name, f"{len(v)} finished run(s){scored}", "two seeds a side are the least")
+        for side, group, v in zip("AB", groups, by_seed, strict=True)
         if len(v) < 2
     ]
     if few:
         raise Refused(*few)
     if paired and by_seed[0].keys() != by_seed[1].keys():
-        seeds = [", ".join(map(str, sorted(of))) for of in by_seed]
+        seeds = [", ".join(map(str, sorted(seeds_of_side))) for seeds_of_side in by_seed]
         raise refuse("--paired", "", f"A has the seeds {seeds[0]}, B {seeds[1]}", "leave it out, or run the others")
 
 
 def unfinished(groups: list[Group]) -> list[str]:
     """What must be said of runs that came to no end."""
     return [
-        f"{of.name}: {len(of.unfinished)} run(s) did not finish, and are left out" for of in groups if of.unfinished
+        f"{group.name}: {len(group.unfinished)} run(s) did not finish, and are left out"
+        for group in groups
+        if group.unfinished
     ]
 
 
@@ -145,9 +149,12 @@ def group(side: str, place: str) -> Group:
         every = {run: flat(read_settings(run)) for run in runs}
     except UNREADABLE as error:
         raise refuse(side, place, f"a config.yaml can't be read ({error})", "repair it, or name the others") from error
-    settings = {run: {name: value for name, value in of.items() if name not in free} for run, of in every.items()}
-    names = dict.fromkeys(name for of in settings.values() for name in of)
-    varied = [name for name in names if len({str(of.get(name)) for of in settings.values()}) > 1]
+    settings = {
+        run: {name: value for name, value in own_settings.items() if name not in free}
+        for run, own_settings in every.items()
+    }
+    names = dict.fromkeys(name for own_settings in settings.values() for name in own_settings)
+    varied = [name for name in names if len({str(own_settings.get(name)) for own_settings in settings.values()}) > 1]
     if varied:
         remedy = "a recipe's runs differ in the seed alone: name them by a glob such as 'SWEEP/[0-4]'"
         raise refuse(side, place, f"its runs differ in {', '.join(varied)}", remedy)
@@ -166,15 +173,15 @@ def _figure(groups: list[Group], split: str) -> str:
     Raises:
         Refused: there is none.
     """
-    ledgers = [of.ledger(split) for of in groups if of.runs]
-    objectives = {of.settings["objective.name"] for of in groups}
-    limits = {of.settings.get(f"trainer.limit_{PREFIXES[split]}_batches") for of in groups}
+    ledgers = [group.ledger(split) for group in groups if group.runs]
+    objectives = {group.settings["objective.name"] for group in groups}
+    limits = {group.settings.get(f"trainer.limit_{PREFIXES[split]}_batches") for group in groups}
     if len(objectives) > 1:
         wrong = f"{' and '.join(sorted(objectives))} losses mean different things"
         raise refuse("B", groups[1].name, wrong, "give --words or --blimp, which compare what both can do")
-    if len({tuple(of.get(name) for name in TEXT_COUNTS) for of in ledgers}) > 1 or len(limits) > 1:
+    if len({tuple(ledger.get(name) for name in TEXT_COUNTS) for ledger in ledgers}) > 1 or len(limits) > 1:
         raise refuse("B", groups[1].name, f"its {split} text is another than A's", "evaluate both on the same text")
-    if len({of.get("key") for of in ledgers}) <= 1:
+    if len({ledger.get("key") for ledger in ledgers}) <= 1:
         return "loss"
     if objectives == {"mlm"}:
         raise refuse("B", groups[1].name, "its tokenizer is another than A's", "compare masked models of one tokenizer")

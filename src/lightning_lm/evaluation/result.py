@@ -9,7 +9,7 @@ from statistics import stdev
 from typing import Any
 
 from lightning_lm.evaluation.items import Items
-from lightning_lm.runs.protocol import as_line, short_hash, windows
+from lightning_lm.runs.protocol import as_line, describe_windows, short_hash
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Evaluation:
     def __str__(self) -> str:
         shown = {label: self.figures[name] for name, label in self.labels.items() if name in self.figures}
         text = self.data or "the run's own data"
-        head = f"{self.model} on {text}, {self.split}: {self.scope or windows(self.block_size, self.stride)}"
+        head = f"{self.model} on {text}, {self.split}: {self.scope or describe_windows(self.block_size, self.stride)}"
         of_labels = {self.labels[name]: bounds for name, bounds in self.intervals.items()}
         rows = []
         for label, x in shown.items():

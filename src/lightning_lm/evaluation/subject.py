@@ -86,7 +86,7 @@ def opened_subject(
         raise (as_typed(error, key) if data else error) from None
 
 
-def draw(places: "np.ndarray", most: int) -> "np.ndarray":
+def draw_places(places: "np.ndarray", most: int) -> "np.ndarray":
     """So many of the places, in their order: always the same ones."""
     import numpy as np
 

@@ -13,7 +13,7 @@ from lightning_lm.constraints import is_hub_id
 from lightning_lm.figures import SPLITS
 from lightning_lm.objectives.facts import MASKED_SHIFT, ObjectiveFacts
 from lightning_lm.objectives.schema import OBJECTIVES
-from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.folder import read_json_file
 from lightning_lm.runs.protocol import as_line
 from lightning_lm.runs.settings import read_settings
 from lightning_lm.runs.summary import notes
@@ -29,7 +29,7 @@ def metric_names(facts: ObjectiveFacts) -> dict[str, str]:
     return {name: facts.card_labels.get(name, label) for name, label in figures.labels(facts.perplexity_label).items()}
 
 
-def model_card(run: Path, repo: str | None = None, dataset_card: Mapping[str, Any] | None = None) -> str:
+def render_model_card(run: Path, repo: str | None = None, dataset_card: Mapping[str, Any] | None = None) -> str:
     """The README of a model, with the metadata that the Hub reads, from the files of its run folder.
 
     Args:
@@ -42,7 +42,7 @@ def model_card(run: Path, repo: str | None = None, dataset_card: Mapping[str, An
 
     config = read_settings(run)
     summary, ledger, environment, export = (
-        read_json(run / file) or {}
+        read_json_file(run / file) or {}
         for file in ("summary.json", "ledger.json", "environment.json", "export/config.json")
     )
     objective, dataset = config["objective"]["name"], _hub_id(config["data"].get("path"))

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from lightning_lm.constraints import is_hub_id
 from lightning_lm.errors import Problem, Refused, refuse
 from lightning_lm.hub.access import LOGIN, endpoint, http_client, reachable, refused
-from lightning_lm.hub.model_card import model_card
+from lightning_lm.hub.model_card import render_model_card
 from lightning_lm.hub.verify import verify
-from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.folder import read_json_file
 from lightning_lm.runs.settings import part_of, read_settings
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def push(run: Path, repo: str, *, private: bool = False, dry_run: bool = False) 
     _check(export, repo, dry_run)
     part_of(run, "objective")  # what the card is made of is read before anything is computed
     for name in ("ledger.json", "environment.json"):
-        read_json(run / name)
-    status = (read_json(run / "summary.json") or {}).get("status", "finished")
+        read_json_file(run / name)
+    status = (read_json_file(run / "summary.json") or {}).get("status", "finished")
     if status != "finished":  # what was exported at an earlier end isn't what the settings tell
         raise refuse("run", run, f"it is {status}", "finish it: the command that began it continues it")
     nll = verify(run)
@@ -59,7 +59,7 @@ def _write_card(run: Path, repo: str, api: "HfApi | None" = None) -> None:
     if api is not None and is_hub_id(path := read_settings(run)["data"].get("path")):
         with suppress(http_client().HTTPError, OSError, ValueError):  # it may have gone, or need an account
             card = api.dataset_info(path).card_data
-    (run / "export" / "README.md").write_text(model_card(run, repo, card), encoding="utf-8")
+    (run / "export" / "README.md").write_text(render_model_card(run, repo, card), encoding="utf-8")
 
 
 def _check(export: Path, repo: str, dry_run: bool) -> None:

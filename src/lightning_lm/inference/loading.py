@@ -13,7 +13,7 @@ from lightning_lm.objectives.schema import OBJECTIVES
 MODEL = "give a run folder, a model folder, or an id of the Hub"
 
 
-def load_model(place: str, objective: Objective, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
+def load_trained_model(place: str, objective: Objective, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
     """The model of a folder or Hub id, in float32 and eval mode, checked to suit the objective and the tokenizer.
 
     Raises:
@@ -30,7 +30,7 @@ def load_model(place: str, objective: Objective, tokenizer: PreTrainedTokenizerB
     return model.eval()
 
 
-def load_tokenizer(place: str) -> PreTrainedTokenizerBase:
+def load_trained_tokenizer(place: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub id.
 
     Raises:

@@ -102,11 +102,11 @@ def open_model(
     import torch
     from transformers.utils import logging
 
-    from lightning_lm.inference.loading import load_model, load_tokenizer
+    from lightning_lm.inference.loading import load_trained_model, load_trained_tokenizer
 
     logging.set_verbosity_error()  # what matters of a load is logged by lightning_lm.models.loading
     logging.disable_progress_bar()
-    tokenizer = load_tokenizer(place)
+    tokenizer = load_trained_tokenizer(place)
     chosen = objective or trained_objective
     settings = uses[chosen] if chosen in uses else OBJECTIVES[chosen]()
     for option in masking:
@@ -114,7 +114,7 @@ def open_model(
             wrong = f"a {settings.facts.kind} model has no masks"
             raise refuse(f"--{option.replace('_', '-')}", masking[option], wrong, "leave it out")
     built = replace(settings, **masking).build(tokenizer)
-    model = load_model(place, built, tokenizer)
+    model = load_trained_model(place, built, tokenizer)
     if built.facts.kind == "masked":
         built.shift = getattr(model.config, MASKED_SHIFT, built.shift)
     if torch.cuda.is_available():

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lightning_lm.certainty.region import region
+from lightning_lm.certainty.region import confidence_region
 from lightning_lm.certainty.spread import Means, pooled, within_noise
-from lightning_lm.certainty.surface import Surface, fit
+from lightning_lm.certainty.surface import Surface, fit_surface
 from lightning_lm.report.comparison import FIRST, Configuration, configurations, short_name
-from lightning_lm.report.runs import Run
+from lightning_lm.report.runs import SavedRun
 from lightning_lm.runs.numbers import brief, is_number
 from lightning_lm.runs.step_table import read_series
 
@@ -52,7 +52,7 @@ def name(configuration: Configuration) -> str:
     return ", ".join(f"{short_name(key)} {brief(value)}" for key, value in configuration.settings.items())
 
 
-def verdict(runs: list[Run]) -> Verdict:
+def judge_search(runs: list[SavedRun]) -> Verdict:
     """What the runs of a search say about its winner, and what they can't say; no sentence where nothing was chosen."""
     every = configurations(runs)
     sets = [c for c in every if c.complete]
@@ -173,14 +173,14 @@ def fitted(sets: list[Configuration], noise: Means) -> Fitted | None:
             continue
         chosen = [sets.index(c) for c in near]
         logs = np.log([[c.settings[key] for key in keys] for c in near])
-        surface = fit(to_box(logs), means[chosen], counts[chosen], spread, freedom)
+        surface = fit_surface(to_box(logs), means[chosen], counts[chosen], spread, freedom)
         if surface is not None:
             return Fitted(surface, keys, near)
     return None
 
 
 def searched_region(over: Fitted) -> SearchedRegion:
-    keys, scaled = over.settings, region(over.surface)
+    keys, scaled = over.settings, confidence_region(over.surface)
     corners = over.unit(scaled.corners).T.tolist() if scaled.corners is not None else []
     return SearchedRegion(
         settings=keys,

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from lightning_lm.report.comparison import by_objective, loss_unit, searched, winner
 from lightning_lm.report.curves import Curves
 from lightning_lm.report.looks import INKS, LineStyle, line_styles
-from lightning_lm.report.runs import Run
+from lightning_lm.report.runs import SavedRun
 from lightning_lm.report.search_map import search
 
 STYLE = {
@@ -28,7 +28,7 @@ STYLE = {
 LOST = ("diverged", "failed")
 
 
-def draw(runs: list[Run], curves_of: Mapping[str, Curves]) -> Iterator[tuple[str, Figure]]:
+def draw_figures(runs: list[SavedRun], curves_of: Mapping[str, Curves]) -> Iterator[tuple[str, Figure]]:
     """Names of pictures and the pictures, of each objective by itself; the best run comes first.
 
     Args:
@@ -45,13 +45,13 @@ def draw(runs: list[Run], curves_of: Mapping[str, Curves]) -> Iterator[tuple[str
                 yield f"search{suffix}", figure
 
 
-def encoded(figure: Figure, suffix: str) -> bytes:
+def encode_figure(figure: Figure, suffix: str) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=suffix, dpi=160)
     return buffer.getvalue()
 
 
-def loss_curves(runs: list[Run], unit: str, curves_of: Mapping[str, Curves]) -> Figure:
+def loss_curves(runs: list[SavedRun], unit: str, curves_of: Mapping[str, Curves]) -> Figure:
     """Training loss and validation loss of all runs; those that came to nothing have a cross at their end."""
     styles, legend = line_styles(runs)
     figure = Figure((10, 4.4), layout="constrained")

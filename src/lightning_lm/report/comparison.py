@@ -8,8 +8,8 @@ from typing import Any
 
 from lightning_lm.config.schema import may_change
 from lightning_lm.objectives.schema import OBJECTIVES
-from lightning_lm.report.runs import STATUSES, Run
-from lightning_lm.runs.numbers import is_number, show
+from lightning_lm.report.runs import STATUSES, SavedRun
+from lightning_lm.runs.numbers import format_value, is_number
 from lightning_lm.runs.protocol import differing as differing_protocols
 
 LENGTHS = tuple(f"trainer.max_{name}" for name in ("epochs", "steps", "tokens", "labels", "flops", "minutes"))
@@ -21,7 +21,7 @@ class Configuration:
     """Runs that differ in their seed alone."""
 
     settings: dict[str, Any]
-    runs: list[Run]
+    runs: list[SavedRun]
     ranked_by: str = "val/loss"
 
     @property
@@ -68,13 +68,13 @@ class Configuration:
         return not self.losses, not self.complete, 0 if self.complete else -len(self.losses), self.mean
 
 
-def by_objective(runs: list[Run]) -> dict[str, list[Run]]:
+def by_objective(runs: list[SavedRun]) -> dict[str, list[SavedRun]]:
     """Objective → its runs; those that have no settings are among the first."""
     names = list(dict.fromkeys(run.settings["objective.name"] for run in runs if run.settings)) or [""]
     return {name: [run for run in runs if run.settings.get("objective.name", names[0]) == name] for name in names}
 
 
-def like_with_like(runs: list[Run]) -> dict[str, list[Run]]:
+def like_with_like(runs: list[SavedRun]) -> dict[str, list[SavedRun]]:
     """What makes runs comparable, for people → the finished runs of one objective, text and length.
 
     Where the tokenizers differ, runs have bits per byte in common, or nothing.
@@ -90,14 +90,14 @@ def like_with_like(runs: list[Run]) -> dict[str, list[Run]]:
                 **{name: run.settings.get(name) for name in LENGTHS},
             }
     varied = [name for name in next(iter(rows.values()), {}) if len({str(row[name]) for row in rows.values()}) > 1]
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[SavedRun]] = {}
     for run in runs:
         if row := rows.get(run.folder):
-            groups.setdefault(", ".join(f"{name} {show(row[name])}" for name in varied), []).append(run)
+            groups.setdefault(", ".join(f"{name} {format_value(row[name])}" for name in varied), []).append(run)
     return groups
 
 
-def ranking_figure(runs: list[Run]) -> str:
+def ranking_figure(runs: list[SavedRun]) -> str:
     """By what comparable runs are ranked: across tokenizers by bits per byte."""
     keys = {(run.ledger.get("validation") or {}).get("key") for run in runs if run.loss is not None}
     return "val/loss" if len(keys) < 2 else "val/bits_per_byte"
@@ -107,7 +107,7 @@ def comparable(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 
-def differing(runs: list[Run]) -> list[str]:
+def differing(runs: list[SavedRun]) -> list[str]:
     """The settings in which the runs differ, learning rate and weight decay first, the seed last.
 
     A setting that a run lacks, of another option or from before there was one, is no difference by itself.
@@ -121,21 +121,21 @@ def differing(runs: list[Run]) -> list[str]:
     return sorted(varied, key=lambda name: place.get(name, len(FIRST)))
 
 
-def searched(runs: list[Run]) -> list[str]:
+def searched(runs: list[SavedRun]) -> list[str]:
     """The settings that a search may choose."""
     return [name for name in differing(runs) if name != "seed"]
 
 
-def levels(runs: list[Run], name: str) -> list[Any]:
+def levels(runs: list[SavedRun], name: str) -> list[Any]:
     """The values of a setting, numbers in their order."""
     values = list({str(v): v for run in runs if run.settings for v in [run.settings.get(name)]}.values())
     return sorted(values, key=lambda v: (not is_number(v), v if is_number(v) else str(v)))
 
 
-def configurations(runs: list[Run]) -> list[Configuration]:
+def configurations(runs: list[SavedRun]) -> list[Configuration]:
     """The best first."""
     names = searched(runs)
-    sets: dict[tuple, list[Run]] = {}
+    sets: dict[tuple, list[SavedRun]] = {}
     for run in runs:
         sets.setdefault(tuple(comparable(run.settings.get(name)) for name in names), []).append(run)
     figure = ranking_figure(runs)
@@ -143,13 +143,13 @@ def configurations(runs: list[Run]) -> list[Configuration]:
     return sorted(groups, key=lambda c: c.rank)
 
 
-def ranked(runs: list[Run]) -> list[Run]:
+def ranked(runs: list[SavedRun]) -> list[SavedRun]:
     """Finished runs, the best first, then the others by their status."""
     figure = ranking_figure(runs)
     return sorted(runs, key=lambda r: (r.loss is None, r.loss and r.summary[figure], STATUSES.index(r.status)))
 
 
-def winner(runs: list[Run]) -> Run | None:
+def winner(runs: list[SavedRun]) -> SavedRun | None:
     """Of the configuration with the lowest mean loss the run with the lowest seed: luck is not to choose one.
 
     None where no run is finished, or where their losses can't be compared.
@@ -161,7 +161,7 @@ def winner(runs: list[Run]) -> Run | None:
     return min(finished, key=lambda run: run.settings["seed"]) if finished else None
 
 
-def cautions(runs: list[Run]) -> list[str]:
+def cautions(runs: list[SavedRun]) -> list[str]:
     """What a reader must know before the losses are compared."""
     if len(objectives := by_objective(runs)) > 1:
         apart = f"{' and '.join(objectives)} losses mean different things: they are shown apart and not compared."
@@ -177,7 +177,8 @@ def cautions(runs: list[Run]) -> list[str]:
     shown_elsewhere = ("tokenizer", "objective", "limit")
     if unlike := {name: of for name, of in differing_protocols(protocols).items() if name not in shown_elsewhere}:
         differences = [
-            f"{name.replace('_', ' ')} {' or '.join(dict.fromkeys(map(show, of)))}" for name, of in unlike.items()
+            f"{name.replace('_', ' ')} {' or '.join(dict.fromkeys(map(format_value, of)))}"
+            for name, of in unlike.items()
         ]
         sentences.append(
             f"The losses were measured in different ways, and may differ by that: {', '.join(differences)}."
@@ -197,10 +198,10 @@ def short_name(name: str) -> str:
     return {"optimizer.lr": "learning rate", "optimizer.weight_decay": "weight decay"}.get(name, name)
 
 
-def loss_unit(runs: list[Run]) -> str:
+def loss_unit(runs: list[SavedRun]) -> str:
     return OBJECTIVES[next((name for run in runs if (name := run.settings.get("objective.name"))), "clm")].facts.unit
 
 
-def ranking_label(runs: list[Run]) -> str:
+def ranking_label(runs: list[SavedRun]) -> str:
     bits = ranking_figure(runs) == "val/bits_per_byte"
     return "validation bits per byte" if bits else f"validation loss ({loss_unit(runs)})"

@@ -7,15 +7,15 @@ from typing import Any
 
 from lightning_lm.figures import SPLITS, labels
 from lightning_lm.objectives.schema import OBJECTIVES
-from lightning_lm.report.certainty import Verdict, verdict
+from lightning_lm.report.certainty import Verdict, judge_search
 from lightning_lm.report.comparison import cautions, configurations, differing, ranked, ranking_label, winner
-from lightning_lm.report.runs import STATUSES, Run
-from lightning_lm.runs.folder import TASK_RESULTS, read_json
+from lightning_lm.report.runs import STATUSES, SavedRun
+from lightning_lm.runs.folder import TASK_RESULTS, read_json_file
 from lightning_lm.runs.protocol import as_line
 from lightning_lm.runs.step_table import StepTable
 
 
-def part(runs: list[Run], alone: bool) -> dict[str, Any]:
+def part(runs: list[SavedRun], alone: bool) -> dict[str, Any]:
     """What the page's tables show of the runs of one objective, which has a title where it isn't alone."""
     names, best, sets = differing(runs), winner(runs), configurations(runs)
     objective = next((run.settings["objective.name"] for run in runs if run.settings), "clm")
@@ -35,12 +35,12 @@ def part(runs: list[Run], alone: bool) -> dict[str, Any]:
         "ranking_label": ranking_label(runs),
         "winner": best,
         "winners_folder": best and shlex.quote(os.path.relpath(best.folder)),
-        "verdict": verdict(runs) if best else Verdict([]),
+        "verdict": judge_search(runs) if best else Verdict([]),
         "measured": [f"{SPLITS[prefix]} {line}" for prefix in SPLITS for line in protocols(runs, prefix)],
     }
 
 
-def content(runs: list[Run]) -> dict[str, Any]:
+def page_content(runs: list[SavedRun]) -> dict[str, Any]:
     """What else the page shows of all runs, in this order."""
     first = next((run for run in runs if run.settings), None)
     varied = {*differing(runs), "run_dir", "name"}
@@ -56,29 +56,29 @@ def content(runs: list[Run]) -> dict[str, Any]:
         "tasks": tasks_of,
         "task_figures": list(dict.fromkeys(figure for of_run in tasks_of.values() for figure in of_run)),
         "prompts": list(dict.fromkeys(prompt for texts in texts_of.values() for prompt in texts)),
-        "commit": (read_json(first.folder / "environment.json") or {}).get("commit") if first else None,
+        "commit": (read_json_file(first.folder / "environment.json") or {}).get("commit") if first else None,
     }
 
 
-def task_figures(run: Run) -> dict[tuple[str, str], tuple[float, float | None]]:
+def task_figures(run: SavedRun) -> dict[tuple[str, str], tuple[float, float | None]]:
     """(task, figure) → value and standard error, of ``evaluate --lm-eval``."""
-    results = read_json(run.folder / TASK_RESULTS) or {}
+    results = read_json_file(run.folder / TASK_RESULTS) or {}
     return {(task, name): tuple(pair) for task, of_task in results.items() for name, pair in of_task["figures"].items()}
 
 
-def figures_of(runs: list[Run]) -> list[str]:
+def figures_of(runs: list[SavedRun]) -> list[str]:
     names = [f"{split}/{name}" for split in SPLITS for name in labels("perplexity")]
     return [name for name in names if any(name in run.summary for run in runs)]
 
 
-def protocols(runs: list[Run], prefix: str) -> list[str]:
+def protocols(runs: list[SavedRun], prefix: str) -> list[str]:
     """The protocol that all runs share, as a line."""
     given = {run.summary.get(f"{prefix}/protocol_hash"): run.summary.get(f"{prefix}/protocol") for run in runs}
     given.pop(None, None)
     return [as_line(of) for of in given.values()] if len(given) == 1 else []
 
 
-def samples(run: Run) -> dict[str, str]:
+def samples(run: SavedRun) -> dict[str, str]:
     """Prompt → text, at the best step, else at the last that there are samples of."""
     rows = StepTable(run.folder / "samples.csv", []).rows()
     steps = [row["step"] for row in rows]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_lm.report.runs import Run
+from lightning_lm.report.runs import SavedRun
 from lightning_lm.runs.step_table import Series, read_series
 
 FIGURES = ("train/loss", "val/loss", "learning_rate", "gradient_norm", "tokens_per_second")
@@ -36,7 +36,7 @@ def thinned(values: np.ndarray, points: int = POINTS) -> np.ndarray:
     return np.unique(np.concatenate([[0], *extremes, [len(values) - 1]]))
 
 
-def curves(run: Run) -> Curves:
+def read_curves(run: SavedRun) -> Curves:
     """Figure → its values, and the steps, tokens and minutes at which it had them; what is not known is None."""
     series = read_series(run.folder / "metrics.csv")
     drawn = {}

@@ -7,9 +7,9 @@ from plotly.graph_objects import Figure, Scatter
 
 from lightning_lm.report.certainty import AveragingTime, SearchedRegion
 from lightning_lm.report.comparison import Configuration, configurations, levels, searched, short_name, winner
-from lightning_lm.report.runs import Run
+from lightning_lm.report.runs import SavedRun
 from lightning_lm.report.search_map import scale_of
-from lightning_lm.runs.numbers import brief, is_number, show
+from lightning_lm.runs.numbers import brief, format_value, is_number
 
 TICKS = 8  # values of a setting, so that each can have a tick of its own
 
@@ -31,7 +31,7 @@ class Axis:
         return (math.log10(value) if value > 0 else self.zero) if self.is_log else float(value)
 
 
-def landscape(runs: list[Run], loss: str, region: SearchedRegion | None) -> Figure | None:
+def draw_landscape(runs: list[SavedRun], loss: str, region: SearchedRegion | None) -> Figure | None:
     """A point for each configuration, its colour the mean loss, and the region in which the best one lies.
 
     None where fewer than two numeric settings vary.
@@ -109,7 +109,7 @@ def averaging(times: list[AveragingTime], loss: str) -> Figure | None:
 
 
 def described(c: Configuration) -> str:
-    values = [f"{short_name(name)} {show(value)}" for name, value in c.settings.items()]
+    values = [f"{short_name(name)} {format_value(value)}" for name, value in c.settings.items()]
     spread = "" if c.spread is None else f" ± {c.spread:.4f} (n = {len(c.losses)})"
     result = f"loss {c.mean:.4f}{spread}" if c.losses else ", ".join({run.status for run in c.runs})
     return "<br>".join([*values, result])

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lightning_lm.report.comparison import differing, levels, searched, short_name
-from lightning_lm.report.runs import Run
+from lightning_lm.report.runs import SavedRun
 from lightning_lm.runs.numbers import brief, is_number
 
 DISTINCT = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#999999")  # Paul Tol's, for all eyes
@@ -24,7 +24,7 @@ class LineStyle:
     dash: str = ""
 
 
-def line_styles(runs: list[Run]) -> tuple[dict[str, LineStyle], list[tuple[str, LineStyle]]]:
+def line_styles(runs: list[SavedRun]) -> tuple[dict[str, LineStyle], list[tuple[str, LineStyle]]]:
     """Colour by the first setting that varies and dashes by the second, or a colour each; and the legend of it.
 
     Args:

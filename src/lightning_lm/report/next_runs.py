@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_lm.certainty.region import mesh, region, size
+from lightning_lm.certainty.region import confidence_region, mesh, size
 from lightning_lm.errors import refuse
 from lightning_lm.report.certainty import Fitted, fitted, near_best, next_tried, noise_of
 from lightning_lm.report.comparison import Configuration, by_objective, configurations, short_name
-from lightning_lm.report.runs import Run, collect
-from lightning_lm.runs.folder import DONE, job_status, read_json
+from lightning_lm.report.runs import SavedRun, collect
+from lightning_lm.runs.folder import DONE, job_status, read_json_file
 
 CANDIDATES = 9  # values of each setting that are considered, beside the tried ones
 
@@ -28,7 +28,7 @@ def propose(folder: Path, count: int) -> str:
     Raises:
         Refused: the folder holds no sweep of a grid, or too little of it is finished.
     """
-    runs, sweep = collect([folder]), read_json(folder / "sweep.json")
+    runs, sweep = collect([folder]), read_json_file(folder / "sweep.json")
     if sweep is None:
         raise refuse("FOLDER", folder, "it holds no sweep", "give the folder of one")
     if (folder / "study.db").exists():
@@ -74,7 +74,7 @@ def propose(folder: Path, count: int) -> str:
     )
 
 
-def command(folder: Path, sweep: dict, proposals: list[Proposal], like: Run) -> str:
+def command(folder: Path, sweep: dict, proposals: list[Proposal], like: SavedRun) -> str:
     """To be typed; its logger is that of a run of the sweep, whose file doesn't tell of what may change."""
     tables = ",".join("{" + ",".join(f"{k}:{v}" for k, v in p.settings.items()) + "}" for p in proposals)
     overrides = [*(f"{key}={value}" for key, value in sweep["fixed"].items()), f"hydra.sweep.dir={folder}"]
@@ -83,7 +83,7 @@ def command(folder: Path, sweep: dict, proposals: list[Proposal], like: Run) -> 
     return " ".join(["python train.py -m", *map(shlex.quote, [*overrides, f"hydra.sweeper.more=[{tables}]"])])
 
 
-def job(c: Configuration, search: list[dict[str, str]]) -> dict[str, str]:
+def search_settings(c: Configuration, search: list[dict[str, str]]) -> dict[str, str]:
     """Settings of a job like those of a configuration."""
     return search[int(c.runs[0].folder.name)]
 
@@ -97,8 +97,8 @@ def further_seeds(sets: list[Configuration], search: list[dict[str, str]], count
         seed = min(tried - seeds[id(fewest)], default=max(tried) + 1)
         seeds[id(fewest)].add(seed)
         tried.add(seed)
-        proposals.append(Proposal(job(fewest, search) | {"seed": str(seed)}, reason))
-    return [p for p in proposals if sum(int(p.settings["seed"]) in of for of in seeds.values()) > 1]
+        proposals.append(Proposal(search_settings(fewest, search) | {"seed": str(seed)}, reason))
+    return [p for p in proposals if sum(int(p.settings["seed"]) in group for group in seeds.values()) > 1]
 
 
 def shrinking(
@@ -107,7 +107,7 @@ def shrinking(
     """One run after another, each the one with which the region is expected to be smallest; none where all diverged."""
     keys, surface = over.settings, over.surface
     box = np.array([[-1.0] * len(keys), [1.0] * len(keys)])
-    for k, side in region(surface).open_to:  # one step of the grid beyond the edge
+    for k, side in confidence_region(surface).open_to:  # one step of the grid beyond the edge
         box[(side + 1) // 2, k] += side * 2 / (len(np.unique(over.logs[:, k])) - 1)
     places, between = mesh(box, 21), mesh(box, CANDIDATES)
     # Far from the best, where losses are high, the surface is the least to be trusted
@@ -119,8 +119,11 @@ def shrinking(
             beyond = next_tried(every, key, end, side)
             if beyond is not None and beyond.diverged:
                 near &= side * over.unit(between)[:, k] < side * beyond.value
-    new = [job(every[0], search) | written(keys, values) for values in over.unit(between[near])]
-    points, jobs = np.vstack([over.points, between[near]]), [job(c, search) for c in over.configurations] + new
+    new = [search_settings(every[0], search) | written(keys, values) for values in over.unit(between[near])]
+    points, jobs = (
+        np.vstack([over.points, between[near]]),
+        [search_settings(c, search) for c in over.configurations] + new,
+    )
     # A seed that one configuration alone has tells nothing: what it does to all alike isn't known
     seeds = sorted({seed for c in every if c.complete for seed in c.seeds})
     untried = [[seed for seed in seeds if seed not in c.seeds] for c in over.configurations] + [[*seeds] for _ in new]

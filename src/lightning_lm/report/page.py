@@ -12,13 +12,13 @@ from urllib.parse import quote
 from lightning_lm.config.composition import CONF
 from lightning_lm.errors import refuse
 from lightning_lm.report.comparison import by_objective, configurations, levels, loss_unit, short_name, winner
-from lightning_lm.report.content import content, part
-from lightning_lm.report.curves import FIGURES, OVER, Curves, curves
+from lightning_lm.report.content import page_content, part
+from lightning_lm.report.curves import FIGURES, OVER, Curves, read_curves
 from lightning_lm.report.looks import INKS, LineStyle, line_styles
 from lightning_lm.report.pruning import rank_correlations
-from lightning_lm.report.runs import Run, collect
-from lightning_lm.runs.folder import in_use, read_json, sweep_name, write_text
-from lightning_lm.runs.numbers import brief_name, duration, mean_and_spread, show
+from lightning_lm.report.runs import SavedRun, collect
+from lightning_lm.runs.folder import in_use, read_json_file, sweep_name, write_text
+from lightning_lm.runs.numbers import brief_name, duration, format_value, mean_and_spread
 
 EVERY = 10  # seconds between two looks at the folders
 FEW = 12  # values of a setting, so that a list of them can be chosen from
@@ -46,7 +46,7 @@ def report(
         Refused: there is nothing to compare, or the recipe that was asked for can't be written.
     """
     runs, beside = collect(folders), comparison and read_comparison(comparison)
-    check(output)
+    check_output(output)
     recipe = recipe_name and write_recipe(runs, recipe_name, conf)
     write_page(runs, output, folders, beside)
     written = f"{output} and {output.parent / 'report'}: {len(runs)} run{'s' * (len(runs) > 1)}"
@@ -55,7 +55,7 @@ def report(
 
 def watch(folders: Sequence[Path], output: Path, comparison: Path | None = None) -> None:
     """Write the page again and again, which then loads itself again, as long as a run or a sweep is at work."""
-    check(output)
+    check_output(output)
     beside = comparison and read_comparison(comparison)
     while True:
         runs = collect(folders)
@@ -69,12 +69,12 @@ def watch(folders: Sequence[Path], output: Path, comparison: Path | None = None)
             raise
 
 
-def check(output: Path) -> None:
+def check_output(output: Path) -> None:
     if not output.absolute().parent.is_dir() or output.is_dir():
         raise refuse("--output", output, "can't be written", "give a file in a folder that exists")
 
 
-def write_recipe(runs: list[Run], name: str, conf: Path) -> Path:
+def write_recipe(runs: list[SavedRun], name: str, conf: Path) -> Path:
     """The winner's."""
     from lightning_lm.report import recipe
 
@@ -83,11 +83,11 @@ def write_recipe(runs: list[Run], name: str, conf: Path) -> Path:
     best = configurations(runs)[0]
     spread = f" ± {best.spread:.4f} over {len(best.losses)} seeds" if best.spread is not None else ""
     about = f"Best of {len(runs)} runs, {sweep_name(run.folder.parent)}: validation loss {best.mean:.4f}{spread}"
-    return recipe.write(run.folder, name, about, conf)
+    return recipe.write_recipe(run.folder, name, about, conf)
 
 
 def write_page(
-    runs: list[Run],
+    runs: list[SavedRun],
     output: Path,
     folders: Sequence[Path],
     comparison: dict[str, Any] | None = None,
@@ -104,16 +104,16 @@ def write_page(
     runs = [run for of in parts for run in of["runs"]]
     folder = output.parent / "report"
     folder.mkdir(exist_ok=True)
-    curves_of = {run.name: curves(run) for run in runs}
-    for name, figure in charts.draw(runs, curves_of):
+    curves_of = {run.name: read_curves(run) for run in runs}
+    for name, figure in charts.draw_figures(runs, curves_of):
         for suffix in ("png", "svg"):
-            (folder / f"{name}.{suffix}").write_bytes(charts.encoded(figure, suffix))
+            (folder / f"{name}.{suffix}").write_bytes(charts.encode_figure(figure, suffix))
     loader = PackageLoader("lightning_lm.report", ".")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"show": show, "setting": short_name, "duration": duration, "mean": mean_and_spread}
+    environment.filters |= {"show": format_value, "setting": short_name, "duration": duration, "mean": mean_and_spread}
     looks, _ = line_styles(runs)
     data = drawn(parts, looks, curves_of) | {"refresh": refresh}
-    shown = content(runs) | {
+    shown = page_content(runs) | {
         "parts": parts,
         "comparison": comparison,
         "looks": looks,
@@ -137,20 +137,20 @@ def read_comparison(path: Path) -> dict[str, Any]:
     Raises:
         Refused: it is another file.
     """
-    content = read_json(path) or {}
+    content = read_json_file(path) or {}
     if content.get("question") != "pair":
         remedy = "write one with lightning-lm compare A B --words 500 --json FILE"
         raise refuse("--comparison", path, "no comparison of what both sides can do", remedy)
     return content
 
 
-def is_grid(folders: Sequence[Path], runs: list[Run]) -> bool:
+def is_grid(folders: Sequence[Path], runs: list[SavedRun]) -> bool:
     """Whether ``lightning-lm next`` can propose its next runs."""
     sweep = len(folders) == 1 and (folders[0] / "sweep.json").exists() and not (folders[0] / "study.db").exists()
     return sweep and sum(c.complete for c in configurations(runs)) > 1
 
 
-def links(run: Run, page: Path) -> dict[str, str]:
+def links(run: SavedRun, page: Path) -> dict[str, str]:
     """Title → address, as seen from the page's folder: the run's folder, its figures, and its page in W&B."""
     url = run.folder / "wandb" / "url.txt"
     files = {"folder": run.folder, "metrics": run.folder / "metrics.csv"}
@@ -158,8 +158,8 @@ def links(run: Run, page: Path) -> dict[str, str]:
     return near | ({"W&B": url.read_text(encoding="utf-8").strip()} if url.exists() else {})
 
 
-def label(run: Run, names: list[str]) -> str:
-    return " ".join([run.name, *(f"{brief_name(name)}={show(run.settings.get(name))}" for name in names)])
+def label(run: SavedRun, names: list[str]) -> str:
+    return " ".join([run.name, *(f"{brief_name(name)}={format_value(run.settings.get(name))}" for name in names)])
 
 
 def drawn(parts: list[dict[str, Any]], looks: dict[str, LineStyle], curves_of: Mapping[str, Curves]) -> dict[str, Any]:
@@ -187,12 +187,12 @@ def drawn(parts: list[dict[str, Any]], looks: dict[str, LineStyle], curves_of: M
                 "light": looks[run.name].light,
                 "dark": looks[run.name].dark,
                 "dash": ",".join(f"{part}px" for part in looks[run.name].dash.split()) or "solid",
-                "settings": {name: show(run.settings.get(name)) for name in few},
+                "settings": {name: format_value(run.settings.get(name)) for name in few},
                 "curves": curves_of[run.name],
             }
             for run in runs
         ],
-        "filters": [{"name": name, "values": [show(value) for value in levels(runs, name)]} for name in few],
+        "filters": [{"name": name, "values": [format_value(value) for value in levels(runs, name)]} for name in few],
         "search": {title: json.loads(figure.to_json()) for title, figure in search.items()},
         "figures": losses | {name: name.replace("_", " ") for name in FIGURES if "/" not in name},
         "over": OVER,

@@ -6,7 +6,7 @@ import optuna
 from optuna.trial import TrialState
 from scipy.stats import spearmanr
 
-from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.folder import read_json_file
 from lightning_lm.runs.study import SPARED, STUDY_NAME, storage
 
 FEWEST = 5  # trials that have an order worth the name
@@ -23,7 +23,7 @@ def rank_correlations(sweep: Path) -> tuple[dict[int, float], int]:
     study = optuna.load_study(study_name=STUDY_NAME, storage=storage(sweep))
     finished = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     spared = [trial for trial in finished if trial.user_attrs.get(SPARED)]
-    if len(spared) < FEWEST or not (factor := read_json(sweep / "0" / "trial.json")["reduction_factor"]):
+    if len(spared) < FEWEST or not (factor := read_json_file(sweep / "0" / "trial.json")["reduction_factor"]):
         return {}, len(spared)
     steps = sorted(set.intersection(*(set(t.intermediate_values) for t in spared)))
     rungs, final = [], [trial.value for trial in spared]

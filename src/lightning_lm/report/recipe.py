@@ -21,7 +21,7 @@ SEVERAL = "several"
 Values = dict[str, Any]
 
 
-def write(run: Path, name: str, about: str, conf: Path = CONF) -> Path:
+def write_recipe(run: Path, name: str, about: str, conf: Path = CONF) -> Path:
     """Write the recipe from which ``config.yaml`` of the run comes out again, but for its name, folder and W&B group.
 
     Raises:

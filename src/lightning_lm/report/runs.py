@@ -11,14 +11,14 @@ from omegaconf import OmegaConf
 
 from lightning_lm.config.composition import flat
 from lightning_lm.errors import Problem, Refused
-from lightning_lm.runs.folder import in_use, job_status, read_json
+from lightning_lm.runs.folder import in_use, job_status, read_json_file
 from lightning_lm.runs.settings import UNREADABLE, read_settings
 
 STATUSES = ("finished", "running", "pruned", "interrupted", "cut off", "diverged", "failed", "not run")
 
 
 @dataclass(frozen=True)
-class Run:
+class SavedRun:
     folder: Path
     name: str  # how the page calls it
     status: str
@@ -33,12 +33,12 @@ class Run:
         return loss if self.status == "finished" and loss is not None and math.isfinite(loss) else None
 
 
-def run_at(folder: Path, name: str, settings: dict[str, Any]) -> Run:
-    summary, ledger = (read_json(folder / f"{file}.json") or {} for file in ("summary", "ledger"))
-    return Run(folder, name, "running" if in_use(folder) else job_status(folder), settings, summary, ledger)
+def run_at(folder: Path, name: str, settings: dict[str, Any]) -> SavedRun:
+    summary, ledger = (read_json_file(folder / f"{file}.json") or {} for file in ("summary", "ledger"))
+    return SavedRun(folder, name, "running" if in_use(folder) else job_status(folder), settings, summary, ledger)
 
 
-def collect(folders: Sequence[Path]) -> list[Run]:
+def collect(folders: Sequence[Path]) -> list[SavedRun]:
     """All runs in these folders; each is a run's or a sweep's.
 
     Raises:
@@ -52,7 +52,7 @@ def collect(folders: Sequence[Path]) -> list[Run]:
             for run, of_run in runs.items():
                 if (run / "config.yaml").exists() and "objective.name" not in of_run:
                     raise ValueError(f"{run / 'config.yaml'} is none of a run")
-                read_json(run / "summary.json")
+                read_json_file(run / "summary.json")
         except UNREADABLE as error:
             why = str(error).splitlines()[0]
             problems.append(Problem("FOLDER", folder, f"one of its files can't be read: {why}", "repair or remove it"))
@@ -74,7 +74,7 @@ def settings_of_jobs(sweep: Path) -> dict[Path, dict[str, Any]]:
     """The folders of a sweep's jobs and their settings; those that never began have the ones that were planned."""
     folders = {int(child.name): child for child in sweep.glob("[0-9]*") if child.name.isdigit() and child.is_dir()}
     begun = {n: settings_of(folder) for n, folder in sorted(folders.items()) if (folder / "config.yaml").exists()}
-    search = (read_json(sweep / "sweep.json") or {}).get("search", [])
+    search = (read_json_file(sweep / "sweep.json") or {}).get("search", [])
     if (sweep / "study.db").exists():  # its search is the space that the jobs are drawn from
         search = []
     shared = next(iter(begun.values()), {})  # but for what each has to itself, all jobs have the same settings

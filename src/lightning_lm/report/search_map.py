@@ -9,14 +9,14 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from lightning_lm.report.comparison import Configuration, configurations, levels, searched, short_name, winner
-from lightning_lm.report.runs import Run
-from lightning_lm.runs.numbers import is_number, show
+from lightning_lm.report.runs import SavedRun
+from lightning_lm.runs.numbers import format_value, is_number
 
 MARKERS = {"finished": ("o", 60), "pruned": ("s", 24), "diverged": ("x", 50), "failed": ("X", 50)}  # and their size
 RING = {"facecolors": "none", "lw": 1.5, "label": "best"}
 
 
-def search(runs: list[Run], unit: str) -> Figure | None:
+def search(runs: list[SavedRun], unit: str) -> Figure | None:
     """Validation loss over the settings that were searched: a map of two, or points; None where there is none."""
     sets = configurations(runs)
     names = searched(runs)
@@ -40,7 +40,7 @@ def scale_of(values: list[float], reach: float) -> Normalize:
     return Normalize(low, max(min(max(values), middle + reach * (middle - low)), low + 1e-9))
 
 
-def heatmap(axes: Axes, runs: list[Run], sets: list[Configuration], names: list[str], unit: str) -> None:
+def heatmap(axes: Axes, runs: list[SavedRun], sets: list[Configuration], names: list[str], unit: str) -> None:
     across, up = levels(runs, names[0]), levels(runs, names[1])
     cells: dict[tuple[str, str], Configuration] = {}
     for configuration in sets:  # best first: other settings that vary are at their best
@@ -62,8 +62,8 @@ def heatmap(axes: Axes, runs: list[Run], sets: list[Configuration], names: list[
         weight = "bold" if configuration is sets[0] and winner(runs) else "normal"
         look = {"color": color, "fontsize": font, "weight": weight}
         axes.text(j + 0.5, i + 0.5, cell(configuration), ha="center", va="center", **look)
-    axes.set_xticks(np.arange(len(across)) + 0.5, map(show, across))
-    axes.set_yticks(np.arange(len(up)) + 0.5, map(show, up))
+    axes.set_xticks(np.arange(len(across)) + 0.5, map(format_value, across))
+    axes.set_yticks(np.arange(len(up)) + 0.5, map(format_value, up))
     axes.set(xlabel=short_name(names[0]), ylabel=short_name(names[1]))
     over = f", best over {', '.join(map(short_name, names[2:]))}" if len(names) > 2 else ""
     axes.set_title(f"validation loss ({unit}){over}")
@@ -83,7 +83,7 @@ def cell(c: Configuration) -> str:
     return "\n".join(lines)
 
 
-def points(axes: Axes, runs: list[Run], names: list[str], unit: str) -> None:
+def points(axes: Axes, runs: list[SavedRun], names: list[str], unit: str) -> None:
     """Of two settings a map with the loss as colour, of one the loss over it; crosses where a run came to nothing."""
     x, y = names[0], names[1] if len(names) > 1 else None
     losses = {run.name: run.summary.get("val/loss", math.inf) for run in runs}

@@ -11,18 +11,18 @@ from plotly.graph_objects import Figure
 
 from lightning_lm.report.certainty import Verdict
 from lightning_lm.report.comparison import comparable, configurations, levels, searched, short_name, winner
-from lightning_lm.report.landscape import averaging, landscape
-from lightning_lm.report.runs import Run
+from lightning_lm.report.landscape import averaging, draw_landscape
+from lightning_lm.report.runs import SavedRun
 from lightning_lm.runs.numbers import is_number
 
 ENOUGH = 20  # trials, before importances say anything
 WIDE = 20  # a range of this factor is searched, and so drawn, on a log scale
 
 
-def as_study(runs: list[Run]) -> optuna.Study:
+def as_study(runs: list[SavedRun]) -> optuna.Study:
     """A trial for each configuration that finished, with the mean loss of its seeds, in the order of the jobs."""
     names = searched(runs)
-    distributions = {short_name(name): distribution(levels(runs, name)) for name in names}
+    distributions = {short_name(name): distribution_of_values(levels(runs, name)) for name in names}
     study = optuna.create_study()
     finished = [c for c in configurations(runs) if c.losses]
     for c in sorted(finished, key=lambda c: min((len(run.name), run.name) for run in c.runs)):  # 2 before 10
@@ -39,7 +39,7 @@ def as_study(runs: list[Run]) -> optuna.Study:
     return study
 
 
-def distribution(values: list[Any]) -> BaseDistribution:
+def distribution_of_values(values: list[Any]) -> BaseDistribution:
     """A range of numbers, on a log scale where it is wide; categories where a value is 0 or no number."""
     if all(map(is_number, values)) and values[0] > 0:
         return FloatDistribution(float(values[0]), float(values[-1]), log=values[-1] / values[0] >= WIDE)
@@ -50,7 +50,7 @@ def choice(value: Any) -> Any:
     return value if is_number(value) else str(comparable(value))
 
 
-def pictures(runs: list[Run], loss: str, certainty: Verdict) -> dict[str, Figure]:
+def pictures(runs: list[SavedRun], loss: str, certainty: Verdict) -> dict[str, Figure]:
     """Title → picture of the search, most of them Optuna's own; none where fewer than two are finished."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna calls some of these experimental
@@ -59,7 +59,7 @@ def pictures(runs: list[Run], loss: str, certainty: Verdict) -> dict[str, Figure
         count = len(study.trials)
         if count < 2 or not (names := list(study.trials[0].params)):
             return {}
-        drawn = {} if (plane := landscape(runs, loss, certainty.region)) is None else {"map": plane}
+        drawn = {} if (plane := draw_landscape(runs, loss, certainty.region)) is None else {"map": plane}
         drawn |= {
             "slices": visualization.plot_slice(study, target_name=loss),
             "parallel coordinates": visualization.plot_parallel_coordinate(study, target_name=loss),

@@ -12,7 +12,7 @@ from lightning_lm.config.schema import LoggerConfig
 from lightning_lm.errors import Refused
 from lightning_lm.report.comparison import comparable, configurations, differing, ranked, winner
 from lightning_lm.report.content import figures_of
-from lightning_lm.report.runs import Run, collect
+from lightning_lm.report.runs import SavedRun, collect
 from lightning_lm.runs.folder import sweep_name
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def log_sweep(folder: Path, logger: LoggerConfig) -> None:
     from PIL import Image
 
     from lightning_lm.report import charts
-    from lightning_lm.report.curves import curves
+    from lightning_lm.report.curves import read_curves
     from lightning_lm.runs.tracking import wandb_mode
 
     group = logger.group or sweep_name(folder)
@@ -50,8 +50,8 @@ def log_sweep(folder: Path, logger: LoggerConfig) -> None:
             settings=wandb.Settings(silent=True),
         ) as run:
             columns, rows = as_table(runs)
-            curves_of = {of.name: curves(of) for of in runs}
-            pngs = {name: charts.encoded(figure, "png") for name, figure in charts.draw(runs, curves_of)}
+            curves_of = {of.name: read_curves(of) for of in runs}
+            pngs = {name: charts.encode_figure(figure, "png") for name, figure in charts.draw_figures(runs, curves_of)}
             images = {name: wandb.Image(Image.open(io.BytesIO(png))) for name, png in pngs.items()}
             run.log({"runs": wandb.Table(columns, rows, allow_mixed_types=True), **images})
             run.summary.update({f"jobs/{status}": n for status, n in Counter(r.status for r in runs).items()})
@@ -63,7 +63,7 @@ def log_sweep(folder: Path, logger: LoggerConfig) -> None:
         log.warning("W&B: the sweep's summary could not be logged: %s", error)
 
 
-def as_table(runs: list[Run]) -> tuple[list[str], list[list[Any]]]:
+def as_table(runs: list[SavedRun]) -> tuple[list[str], list[list[Any]]]:
     """A row for each run: its name, the settings that differ, its figures, its status."""
     names, figures = differing(runs), [*figures_of(runs), "seconds", "tokens_per_second"]
     rows = [

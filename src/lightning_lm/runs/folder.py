@@ -109,7 +109,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json_file(path: Path) -> Any:
     """The content of a JSON file, or None where there is no such file; raises Refused where it is damaged."""
     if not path.exists():
         return None
@@ -164,7 +164,7 @@ def _git(*arguments: str, codes: tuple[int, ...] = (0,)) -> str | None:
 def is_finished(run: Path) -> bool:
     """Raises Refused where the summary says so without the figures that belong to it."""
     path = run / "summary.json"
-    summary = read_json(path) or {}
+    summary = read_json_file(path) or {}
     finished = summary.get("status") == "finished"
     if finished and (missing := [name for name in FIGURES if isinstance(summary.get(name, ""), str)]):
         wrong = f"it is damaged: it has no number for {', '.join(missing)}"
@@ -174,7 +174,7 @@ def is_finished(run: Path) -> bool:
 
 def job_status(folder: Path) -> str:
     """The status of a sweep's job, by its folder."""
-    summary = read_json(folder / "summary.json")
+    summary = read_json_file(folder / "summary.json")
     if summary and "status" in summary:
         return summary["status"]
     return "cut off" if (folder / "config.yaml").exists() else "not run"
@@ -182,8 +182,8 @@ def job_status(folder: Path) -> str:
 
 def job_settings(job: Path) -> dict[str, str]:
     """What a sweep's job has to itself: what its trial has drawn, or its row of the sweep."""
-    trial = read_json(job / "trial.json")
-    return trial["settings"] if trial else read_json(job.parent / "sweep.json")["search"][int(job.name)]
+    trial = read_json_file(job / "trial.json")
+    return trial["settings"] if trial else read_json_file(job.parent / "sweep.json")["search"][int(job.name)]
 
 
 def sweep_name(folder: Path) -> str:

@@ -24,7 +24,7 @@ def brief_settings(settings: dict[str, str]) -> str:
     return " ".join(f"{brief_name(name)}={short(value)}" for name, value in settings.items())
 
 
-def show(value: Any, digits: str = "") -> str:
+def format_value(value: Any, digits: str = "") -> str:
     """A value as people read it; a missing one is a dash."""
     match value:
         case None:
@@ -44,14 +44,14 @@ def show(value: Any, digits: str = "") -> str:
 
 def brief(value: Any) -> str:
     """A value in a legend."""
-    return f"{value:.3g}" if is_number(value) else show(value)
+    return f"{value:.3g}" if is_number(value) else format_value(value)
 
 
 def mean_and_spread(values: list[float]) -> str:
     """Mean ± standard deviation (n − 1)."""
     if not values:
         return "–"
-    return show(fmean(values), ".4f") + (f" ± {show(stdev(values), '.4f')}" if len(values) > 1 else "")
+    return format_value(fmean(values), ".4f") + (f" ± {format_value(stdev(values), '.4f')}" if len(values) > 1 else "")
 
 
 def is_number(value: Any) -> bool:

@@ -8,7 +8,7 @@ from matplotlib.ticker import LogLocator
 from lightning_lm.runs.step_table import Series, read_series
 
 
-def write(run: Path, perplexity_label: str) -> None:
+def write_plot(run: Path, perplexity_label: str) -> None:
     """``plots/``: loss, perplexity and learning rate over optimizer steps, as PNG."""
     series = read_series(run / "metrics.csv")
     folder = run / "plots"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lightning_lm.data.document_windows import Bounds  # which brings numpy
 
 
-def protocol(
+def build_protocol(
     text: str | None,
     separator: str,
     tokenizer: Any,
@@ -61,7 +61,7 @@ def as_line(protocol: dict[str, Any]) -> str:
     """For people: the hash, and what isn't plain from the command."""
     parts = [f"text {(protocol['text'] or 'unknown')[:8]}, tokenizer {protocol['tokenizer'][:8]}"]
     parts += [f"separator {protocol['separator']}", f"documents {protocol['documents']}"]
-    parts.append(windows(protocol["block_size"], protocol["stride"]))
+    parts.append(describe_windows(protocol["block_size"], protocol["stride"]))
     parts += [protocol["scored"]] if "scored" in protocol else []
     if protocol["limit"] is not None:
         parts.append(f"only the first {protocol['limit']} windows")
@@ -75,7 +75,7 @@ def as_line(protocol: dict[str, Any]) -> str:
     return f"protocol {short_hash(protocol)}: {', '.join([*parts, protocol['dtype']])}"
 
 
-def windows(block_size: int, stride: int | None) -> str:
+def describe_windows(block_size: int, stride: int | None) -> str:
     advance = "" if stride is None else f" that advance by {stride}"
     return f"windows of {block_size} tokens{advance}"
 

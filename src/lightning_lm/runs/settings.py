@@ -15,7 +15,7 @@ from lightning_lm.config.schema import AXES, Config, chosen
 from lightning_lm.constraints import default_of, walk
 from lightning_lm.errors import Problem, Refused, refuse
 from lightning_lm.faults import first_line
-from lightning_lm.runs.folder import LOCK, is_finished, read_json
+from lightning_lm.runs.folder import LOCK, is_finished, read_json_file
 
 log = logging.getLogger(__name__)
 UNREADABLE = (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, KeyError, TypeError, AttributeError)
@@ -58,7 +58,7 @@ def part_of(run: Path, axis: str) -> Any:
     """
     try:
         saved = read_settings(run)[axis]
-        option = ((read_json(run / "environment.json") or {}).get("options") or {}).get(axis)
+        option = ((read_json_file(run / "environment.json") or {}).get("options") or {}).get(axis)
         if option is not None and option not in AXES[axis]:
             raise refuse("run", run, f"it used {axis}={option}, which isn't there now", "check out the run's commit")
         kind = AXES[axis][option] if option else _fitting_class(axis, saved)
@@ -218,7 +218,7 @@ def _completed_part(saved: Any, part: Any) -> Any:
 def _other_options(run: Path, config: Config) -> dict[str, tuple[str, str]]:
     """Axis → the option that the folder's run has and the one that is asked for, where they differ."""
     of_folder = {"callbacks": list(_saved(run).get("callbacks") or {})}
-    of_folder |= (read_json(run / "environment.json") or {}).get("options") or {}
+    of_folder |= (read_json_file(run / "environment.json") or {}).get("options") or {}
     pairs = {axis: (of_folder.get(axis, option), option) for axis, option in chosen(config).items()}
     return {axis: (_typed(then), _typed(now)) for axis, (then, now) in pairs.items() if then != now}
 
@@ -234,7 +234,7 @@ def same_text(run: Path, ledger: dict[str, dict[str, Any]]) -> None:
     Raises:
         Refused: for each split whose text or tokenizer is another.
     """
-    there = read_json(run / "ledger.json") or ledger
+    there = read_json_file(run / "ledger.json") or ledger
     differing = [split for split in sorted({*there, *ledger}) if there.get(split) != ledger.get(split)]
     if differing:
         wrong = f"{run} holds a run on other text, or with another tokenizer"

@@ -9,13 +9,13 @@ from typing import Any
 
 from lightning_lm import figures
 from lightning_lm.objectives.facts import ObjectiveFacts
-from lightning_lm.runs.folder import read_json
-from lightning_lm.runs.numbers import duration, show
+from lightning_lm.runs.folder import read_json_file
+from lightning_lm.runs.numbers import duration, format_value
 
 
 def times_tested(run: Path) -> int:
     """How often a run's test split has been scored, once at each of its ends."""
-    summary, notes = read_json(run / "summary.json") or {}, read_json(run / "environment.json") or {}
+    summary, notes = read_json_file(run / "summary.json") or {}, read_json_file(run / "environment.json") or {}
     return summary.get("times_tested", 1) if "test/loss" in summary else notes.get("tests_before", 0)
 
 
@@ -34,7 +34,7 @@ def show_summary(summary: dict[str, Any], facts: ObjectiveFacts, run: Path) -> s
     for name, label in figures.labels(facts.perplexity_label).items():
         values = [summary.get(f"{split}/{name}") for split in figures.SPLITS]
         if values[0] is not None:
-            lines.append(f"{label:<26}" + "".join(f"{show(value, ',.4f'):>16}" for value in values))
+            lines.append(f"{label:<26}" + "".join(f"{format_value(value, ',.4f'):>16}" for value in values))
     lines += notes(summary)
     if (times := summary.get("times_tested", 1)) > 1:
         lines.append(f"The test split was scored {times} times, at each of the run's ends: choose nothing by it.")

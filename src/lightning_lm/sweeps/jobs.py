@@ -13,7 +13,16 @@ from lightning_lm.config.composition import flat
 from lightning_lm.config.schema import Config, may_change, with_before
 from lightning_lm.errors import refuse
 from lightning_lm.launch import launched, run_job
-from lightning_lm.runs.folder import DONE, LOCK, alone_in, job_settings, job_status, read_json, sweep_name, write_json
+from lightning_lm.runs.folder import (
+    DONE,
+    LOCK,
+    alone_in,
+    job_settings,
+    job_status,
+    read_json_file,
+    sweep_name,
+    write_json,
+)
 from lightning_lm.runs.settings import read_settings, take_before
 from lightning_lm.sweeps.gpus import gpus_for
 from lightning_lm.sweeps.progress import JobPlace
@@ -38,7 +47,7 @@ def extended(folder: Path, more: Sequence[Mapping[str, object]]) -> list[JobSett
     Raises:
         Refused: there is no sweep, or ``more`` is no list of tables.
     """
-    there = read_json(folder / "sweep.json")
+    there = read_json_file(folder / "sweep.json")
     if there is None:
         raise refuse("hydra.sweep.dir", folder, "there is no sweep to add jobs to", "name the folder of one")
     if isinstance(more, str) or not all(isinstance(row, Mapping) for row in more):
@@ -76,7 +85,7 @@ def claim_folder(
     free = may_change()
     fixed = {key: value for key, value in fixed.items() if key not in free}
     folder.mkdir(parents=True, exist_ok=True)
-    there = read_json(folder / "sweep.json")
+    there = read_json_file(folder / "sweep.json")
     if there is None and any(path.name != LOCK for path in folder.iterdir()):
         raise refuse("hydra.sweep.dir", folder, "the folder isn't empty and holds no sweep", "choose a new one")
     if there is not None and not {"fixed", "search"} <= there.keys():
@@ -111,8 +120,8 @@ def run_sweep_job(job: Config) -> float:
     place = JobPlace(folder)
     if job_status(folder) in DONE:
         place.tell_done()
-        return read_json(folder / "summary.json").get("val/loss")
-    sweep = read_json(folder.parent / "sweep.json")
+        return read_json_file(folder / "summary.json").get("val/loss")
+    sweep = read_json_file(folder.parent / "sweep.json")
     take_before(job, with_before() - {*sweep["with_before"], *sweep["fixed"], *job_settings(folder)})
     multiprocessing.set_start_method("forkserver", force=True)  # joblib's workers have one that their children lack
     with gpus_for(job), alone_in(folder, "run_dir"), place.telling():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lightning_lm.errors import Died, Refused
 from lightning_lm.logs import JOB
-from lightning_lm.runs.folder import DONE, job_settings, job_status, read_json
+from lightning_lm.runs.folder import DONE, job_settings, job_status, read_json_file
 from lightning_lm.runs.numbers import brief_settings, duration
 
 
@@ -22,7 +22,7 @@ def only_seeds(search: list[dict[str, str]]) -> bool:
 
 def result(job: Path, error: object = None) -> str:
     """A job's figures, or why it has none; ``error`` is what has ended it, where that is known."""
-    status, summary = job_status(job), read_json(job / "summary.json") or {}
+    status, summary = job_status(job), read_json_file(job / "summary.json") or {}
     if status == "finished":
         return f"val/loss {summary['val/loss']:.4f}, val/perplexity {summary['val/perplexity']:.4g}"
     if status == "pruned":
@@ -43,7 +43,7 @@ class JobPlace:
 
     def __init__(self, folder: Path):
         self.folder, self.sweep, self.number = folder, folder.parent, int(folder.name)
-        sweep = read_json(self.sweep / "sweep.json")
+        sweep = read_json_file(self.sweep / "sweep.json")
         self.jobs, self.label = sweep["jobs"], f"[{self.number + 1}/{sweep['jobs']}]"
         self.prefix = f"{self.label} " if sweep["parallel"] else ""
         self.settings = brief_settings(job_settings(folder))

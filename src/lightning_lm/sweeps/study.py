@@ -9,7 +9,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from lightning_lm.errors import Refused, refuse
-from lightning_lm.runs.folder import job_status, read_json, write_json
+from lightning_lm.runs.folder import job_status, read_json_file, write_json
 from lightning_lm.runs.study import SPARED, STUDY_NAME, storage
 from lightning_lm.sweeps.jobs import JobSettings
 
@@ -24,10 +24,10 @@ def space(swept: dict[str, Override]) -> Space:
     """
     if not swept:
         raise refuse("hydra.sweeper.params", "null", "nothing to search", "add optimizer.lr='interval(1e-5, 1e-2)'")
-    return {key: distribution(key, override) for key, override in swept.items()}
+    return {key: distribution_of_override(key, override) for key, override in swept.items()}
 
 
-def distribution(key: str, override: Override) -> BaseDistribution:
+def distribution_of_override(key: str, override: Override) -> BaseDistribution:
     values = override.value()
     try:
         if isinstance(values, IntervalSweep):
@@ -120,7 +120,7 @@ class Study:
                 continue
             match job_status(self.folder / str(number)):
                 case "finished":
-                    self.study.tell(number, read_json(self.folder / str(number) / "summary.json")["val/loss"])
+                    self.study.tell(number, read_json_file(self.folder / str(number) / "summary.json")["val/loss"])
                 case "pruned":
                     self.study.tell(number, state=TrialState.PRUNED)
                 case "not run" if isinstance(value, Refused) and number < len(numbers):

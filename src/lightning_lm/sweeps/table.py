@@ -13,8 +13,8 @@ from rich.table import Table
 
 from lightning_lm.figures import SPLITS, labels
 from lightning_lm.report.comparison import Configuration, like_with_like, ranking_figure
-from lightning_lm.report.runs import Run, run_at, settings_of_jobs
-from lightning_lm.runs.folder import DONE, read_json
+from lightning_lm.report.runs import SavedRun, run_at, settings_of_jobs
+from lightning_lm.runs.folder import DONE, read_json_file
 from lightning_lm.runs.numbers import brief_name, brief_settings, duration, mean_and_spread, short
 from lightning_lm.runs.summary import program
 from lightning_lm.sweeps.jobs import JobSettings
@@ -32,18 +32,18 @@ def job_table(folder: Path, jobs: list[JobSettings], errors: Mapping[int, object
     settings = settings_of_jobs(folder)
     runs = [run_at(folder / str(n), str(n), settings.get(folder / str(n), {})) for n in range(len(jobs))]
     width = shutil.get_terminal_size().columns
-    count = max(read_json(folder / "sweep.json")["jobs"], len(jobs))  # a study that was cut off hasn't drawn all
+    count = max(read_json_file(folder / "sweep.json")["jobs"], len(jobs))  # a study that was cut off hasn't drawn all
     open_jobs = count - sum(run.status in DONE for run in runs)
     blocks, commands = [], []
     for common, finished in like_with_like(runs).items():
-        ranked = configurations(finished, runs, jobs)
+        ranked = configurations_of_jobs(finished, runs, jobs)
         blocks.append([*([common] if common else []), as_text(ranked)])
         if only_seeds(jobs):
             blocks[-1] += ["", figures_as_text(ranked[0])]
         if len(ranked) > 1:
-            from lightning_lm.report.certainty import verdict  # numpy: only now
+            from lightning_lm.report.certainty import judge_search  # numpy: only now
 
-            sure = verdict([run for configuration in ranked for run in configuration.runs]).sentences[:1]
+            sure = judge_search([run for configuration in ranked for run in configuration.runs]).sentences[:1]
             blocks[-1] += ["", *textwrap.wrap("".join(sure), width)]
             best = min(int(run.name) for run in ranked[0].runs if run.loss is not None)
             among = " so far" * (open_jobs > 0) + f" with {common}" * bool(common)
@@ -69,7 +69,9 @@ def job_table(folder: Path, jobs: list[JobSettings], errors: Mapping[int, object
     return "".join("\n" + "\n".join(block) + "\n" for block in [*blocks, [*without, total], *commands, page])
 
 
-def configurations(finished: list[Run], runs: list[Run], jobs: list[JobSettings]) -> list[Configuration]:
+def configurations_of_jobs(
+    finished: list[SavedRun], runs: list[SavedRun], jobs: list[JobSettings]
+) -> list[Configuration]:
     """Those that the finished runs are of, the best first, each with all of its runs."""
     each = zip(runs, jobs, strict=True)
     chosen = {run.name: tuple(sorted((k, v) for k, v in job.items() if k != "seed")) for run, job in each}

@@ -9,7 +9,7 @@ from torch import nn
 from lightning_lm.config.schema import Config
 from lightning_lm.errors import refuse
 from lightning_lm.runs.settings import part_of
-from lightning_lm.training.checkpoints import BEST, damage
+from lightning_lm.training.checkpoints import BEST, checkpoint_damage
 
 
 def carried_state(cfg: Config, model: nn.Module) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def carried_state(cfg: Config, model: nn.Module) -> dict[str, Any]:
     """
     run = Path(cfg.model.name_or_path or "").expanduser()
     best, theirs = run / "checkpoints" / BEST, part_of(run, "optimizer")
-    wrong = damage(best) if best.exists() else "it isn't there"
+    wrong = checkpoint_damage(best) if best.exists() else "it isn't there"
     if not wrong:
         checkpoint = torch.load(best, map_location="cpu", weights_only=True, mmap=True)
         shapes = {name: weight.shape for name, weight in checkpoint["state_dict"].items()}

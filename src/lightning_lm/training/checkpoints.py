@@ -185,7 +185,7 @@ def to_go_on_from(run: Path) -> Path | None:
     there = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
     damages = {}
     for path in there:
-        if not (wrong := damage(path)):
+        if not (wrong := checkpoint_damage(path)):
             break
         damages[path] = wrong
     else:
@@ -210,7 +210,7 @@ def name_also(folder: Path, names: dict[str, str]) -> None:
             remove(folder / target)
 
 
-def damage(checkpoint: Path) -> str | None:
+def checkpoint_damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint; also where its records are whole, and torch can't read what lists them."""
     try:
         return zip_damage(checkpoint) or (step_of(checkpoint) < 0 and "it has no step") or None
@@ -221,7 +221,7 @@ def damage(checkpoint: Path) -> str | None:
 def check_best(run: Path) -> None:
     """Raises Refused where ``best.ckpt`` is damaged: it must not be exported."""
     best = run / "checkpoints" / BEST
-    if best.exists() and (wrong := damage(best)):
+    if best.exists() and (wrong := checkpoint_damage(best)):
         remedy = "delete that file: of the validations from here on the best is exported"
         raise refuse("run_dir", run, f"checkpoints/{BEST}: {wrong}", remedy)
 

@@ -12,7 +12,7 @@ from lightning_lm.config.schema import Config
 from lightning_lm.constraints import to_steps
 from lightning_lm.errors import Refused, refuse
 from lightning_lm.files import remove, replacing
-from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.folder import read_json_file
 from lightning_lm.runs.settings import config_of, later_ends
 from lightning_lm.training.checkpoints import (
     BEST,
@@ -20,7 +20,7 @@ from lightning_lm.training.checkpoints import (
     EXTEND_BEST,
     LAST,
     PREVIOUS,
-    damage,
+    checkpoint_damage,
     name_also,
     step_of,
     to_go_on_from,
@@ -38,7 +38,7 @@ def to_extend_from(cfg: Config, components: RunComponents, run: Path) -> Path | 
     """
     before = total_steps(config_of(run).trainer, components.data, components.costs)
     last, extend = to_go_on_from(run), run / "checkpoints" / EXTEND
-    ended = (read_json(run / "summary.json") or {}).get("status") in ("finished", "pruned")
+    ended = (read_json_file(run / "summary.json") or {}).get("status") in ("finished", "pruned")
     if last is None and not ended:
         return None
     if last is None:
@@ -58,7 +58,7 @@ def to_extend_from(cfg: Config, components: RunComponents, run: Path) -> Path | 
         return last
     if not extend.exists():
         raise _refusal(run, cfg, f"no checkpoint of its first {steps} steps, before its end or decay, is left")
-    if wrong := damage(extend):
+    if wrong := checkpoint_damage(extend):
         raise _refusal(run, cfg, f"checkpoints/{EXTEND}: {wrong}")
     return extend
 

@@ -26,8 +26,8 @@ from lightning_lm.logs import CREDENTIALS, JOB, rank
 from lightning_lm.optim.groups import describe
 from lightning_lm.runs import plots
 from lightning_lm.runs.export import export
-from lightning_lm.runs.folder import environment, read_json, write_json, write_text
-from lightning_lm.runs.protocol import protocol, short_hash
+from lightning_lm.runs.folder import environment, read_json_file, write_json, write_text
+from lightning_lm.runs.protocol import build_protocol, short_hash
 from lightning_lm.runs.settings import later_ends, same_text
 from lightning_lm.runs.summary import show_ledger, times_tested
 from lightning_lm.runs.tracking import finish_wandb
@@ -64,7 +64,7 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
     if checkpoint is None:
         components.data.check_apart()
         probe(cfg, components, run)
-    run_id = (read_json(run / "environment.json") or {}).get("wandb_run_id") or secrets.token_hex(4)
+    run_id = (read_json_file(run / "environment.json") or {}).get("wandb_run_id") or secrets.token_hex(4)
     tests_before = times_tested(run)
     killed = checkpoint is not None and not (run / "summary.json").exists()
     run.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def _train_and_score(
         model = unsharded(components.model, objective, best)
         batch = components.data.first_validation_batch()
         export(run, model, components.tokenizer, objective.facts.name, batch)
-        plots.write(run, objective.facts.perplexity_label)
+        plots.write_plot(run, objective.facts.perplexity_label)
     telemetry = callbacks.telemetry
     return {
         **figures,
@@ -165,7 +165,7 @@ def _protocols(cfg: Config, data: TextDataModule, figures: dict[str, float]) -> 
         if f"{prefix}/loss" not in figures:
             continue
         windows, samples = data.windows(split), data.plan(split).samples
-        measured = protocol(
+        measured = build_protocol(
             windows.stream.text,
             data.separator,
             data.tokenizer,

@@ -21,7 +21,7 @@ from lightning_lm.models.loading import vocabulary_size
 from lightning_lm.models.loss import labelled_nll
 from lightning_lm.models.output_head import find_head
 from lightning_lm.objectives.objective import Objective
-from lightning_lm.runs.folder import read_json, write_json
+from lightning_lm.runs.folder import read_json_file, write_json
 from lightning_lm.training.components import RunComponents, accelerator, failing_in_one_line
 
 log = logging.getLogger(__name__)
@@ -53,13 +53,13 @@ def probe(cfg: Config, components: RunComponents, run: Path) -> None:
         wrong = f"its loss is {loss} before the first step"
         raise refuse("model", cfg.model.tag, wrong, "choose another checkpoint, or another hardware.precision")
     if (run.parent / "sweep.json").exists() and rank() == 0:
-        known = read_json(run.parent / PROBED) or {}
+        known = read_json_file(run.parent / PROBED) or {}
         write_json(run.parent / PROBED, {**known, _shape(cfg): True})
 
 
 def probed(cfg: Config, run: Path) -> bool:
     """Whether the same model, text and shape went well before, in the same sweep."""
-    return _shape(cfg) in (read_json(run.parent / PROBED) or {})
+    return _shape(cfg) in (read_json_file(run.parent / PROBED) or {})
 
 
 def _shape(cfg: Config) -> str:

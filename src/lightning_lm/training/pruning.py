@@ -8,7 +8,7 @@ import lightning as L
 import optuna
 from lightning.pytorch.callbacks import Callback
 
-from lightning_lm.runs.folder import read_json
+from lightning_lm.runs.folder import read_json_file
 from lightning_lm.runs.study import STUDY_NAME, storage
 from lightning_lm.training.control import Budget
 from lightning_lm.training.module import LanguageModel
@@ -30,7 +30,7 @@ class Pruning(Callback):
     """
 
     def __init__(self, path: Path, budget: Budget, warmup: float):
-        self.sweep, self.row = path.absolute().parents[1], read_json(path)  # the trial's place in its study
+        self.sweep, self.row = path.absolute().parents[1], read_json_file(path)  # the trial's place in its study
         self.budget, self.warmup = budget, warmup
         self.pruned = False
 
