@@ -93,6 +93,13 @@ def test_only_the_first_job_of_a_sweep_shows_what_all_have(job, tmp_path, capsys
     ]
 
 
+def test_a_step_has_no_more_blocks_than_the_text(job, tmp_path):
+    job.trainer.global_batch_size, job.hardware.micro_batch_size = 4000, None
+    components = build(job)
+    blocks = len(components.data.windows("train"))
+    assert f"of {blocks * 64:,} tokens each\n" in probe.show_plan(job, components, tmp_path / "run")
+
+
 def test_the_plan_and_the_first_block_are_told(job, capsys):
     train(job)
     told = capsys.readouterr().err

@@ -91,10 +91,16 @@ class TextDataModule(L.LightningDataModule):
     def check_apart(self) -> None:
         """Raises Refused where validation and test are the same text, and warns where one of them is the training text.
 
-        Text is the same where its tokens are, whatever its files or splits are called.
+        Text is the same where its tokens are, whatever its files or splits are called. Warns also where splits share
+        a file, by its content.
         """
         for one, other in combinations(self.streams, 2):
             if not np.array_equal(self.streams[one].tokens, self.streams[other].tokens):
+                files, contents = self.corpus.files.get(other, {}), self.corpus.files.get(one, {}).values()
+                if shared := [path for path, content in files.items() if content in contents]:
+                    more = f", and so are {len(shared) - 1} more" * (len(shared) > 1)
+                    seen = f"{shared[0]} is in data.{one}, too{more}"
+                    log.warning("data.%s: %s: its figures say little about new text", other, seen)
                 continue
             if "train" not in (one, other):
                 wrong = "validation and test are the same text, and the best checkpoint is chosen by it"

@@ -94,7 +94,7 @@ def show_plan(cfg: Config, components: RunComponents, run: Path) -> str:
         log.warning("run_dir=%s: the disk may become full; make room, or choose a folder on another disk", run)
     batch = components.data.first_training_batch(1)
     text = components.tokenizer.decode(batch["input_ids"][0].tolist())
-    tokens = plan.global_batch_size * cfg.data.block_size
+    tokens = min(plan.global_batch_size, plan.samples) * cfg.data.block_size
     cost = components.costs.of(tokens)
     return (
         f"{parameters:,} parameters; {steps}, of {tokens:,} tokens each\n"

@@ -16,6 +16,7 @@ class Corpus:
     source: str  # for people
     check_unchanged: Callable[[str], None] = lambda split: None  # raises Refused where it is no longer what keys name
     begins: Callable[[str], Iterator[bool]] | None = None  # of each row whether a document begins there; None: of all
+    files: dict[str, dict[str, str]] = field(default_factory=dict)  # of splits made of files: path → content hash
 
 
 @dataclass

@@ -65,7 +65,8 @@ def text_corpus(
                 remedy = "start again once nothing writes to it"
                 raise refuse(f"data.{source}", path, "it has changed since it was first read", remedy)
 
-    return Corpus(keys, rows, ", ".join(chain.from_iterable(files.values())), check_unchanged, begins)
+    contents = {split: dict(zip(map(str, paths[split]), hashes[split], strict=True)) for split in files}
+    return Corpus(keys, rows, ", ".join(chain.from_iterable(files.values())), check_unchanged, begins, contents)
 
 
 def _bounds(total: int, cuts: dict[str, float]) -> dict[str, tuple[int, int]]:
