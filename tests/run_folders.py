@@ -59,6 +59,7 @@ def write_exported_run(folder, model, objective, text, *overrides):
     choices = [f"objective={objective}", "data=text", "model=gpt2-tiny", *(f"data.{split}={text}" for split in SPLITS)]
     job = compose(*choices, "data.block_size=48", f"data.cache_dir={folder.parent / 'cache'}", *overrides)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(as_settings(job))))
+    write_json(folder / "summary.json", {"status": "finished"})
     return folder
 
 

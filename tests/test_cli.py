@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import call
+from run_folders import write_exported_run
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from lightning_lm.data.corpora.text_files import text_corpus
@@ -35,9 +36,11 @@ def test_an_encoder_of_sentences(capsys, tmp_path: Path):
     code, stdout, stderr = call(capsys, "fill-mask", model, "--text", text, "--text", "<mask> <mask>")
     assert (code, stdout) == (2, "")
     assert "its checkpoint lacks weights, so that figures would be those of random ones: cls.predictions" in stderr
+    code, _, stderr = call(capsys, "evaluate", model, "--data", tmp_path / "gone.txt")
+    assert code == 2 and "gone.txt: no such file" in stderr, "the text is looked for before the model is opened"
+    (tmp_path / "a.txt").write_text("The river flows to the sea.\n" * 40)
     code, stdout, stderr = call(capsys, "evaluate", model, "--data", tmp_path / "a.txt")
     assert (code, stdout) == (2, "") and "doesn't tell what it was trained for; give --objective clm or mlm" in stderr
-    (tmp_path / "a.txt").write_text("The river flows to the sea.\n" * 40)
     code, stdout, stderr = call(capsys, "evaluate", model, "--data", tmp_path / "a.txt", "--objective", "mlm")
     assert (code, stdout) == (2, "") and "its checkpoint lacks weights" in stderr
 
@@ -53,6 +56,24 @@ def test_a_head_that_was_never_trained_is_not_scored(capsys, tmp_path: Path, tin
 
 
 # ----------------------------------------------------------------------------------------------------------- evaluate
+
+
+def test_an_earlier_export_and_another_text_are_told(capsys, tmp_path: Path, tiny_gpt2: Path, short_text: Path):
+    text, run = Path(shutil.copy(short_text, tmp_path / "text.txt")), tmp_path / "run"
+    command = ("evaluate", write_exported_run(run, tiny_gpt2, "clm", text), "--split", "validation", "--json", "-")
+    code, facts, told = call(capsys, *command)
+    assert code == 0 and "earlier end" not in told
+    scored = {"val/protocol": json.loads(facts)["protocol"], "val/loss": json.loads(facts)["loss"]}
+    (run / "summary.json").write_text(json.dumps({"status": "interrupted", **scored}))
+    told = call(capsys, *command)[2]
+    assert f"{run}: the run is interrupted, and its export is of an earlier end" in told and "changed" not in told
+    with text.open("a") as file:
+        file.write("one line more\n")
+    assert f"{run}: its validation text has changed since the run was scored" in call(capsys, *command)[2]
+    assert "changed" not in call(capsys, *command, "--data", text)[2]
+    (run / "summary.json").unlink()
+    told = call(capsys, "generate", run, "--prompt", "The", "--max-new-tokens", "1")[2]
+    assert f"{run}: the run is cut off, and its export is of an earlier end" in told
 
 
 def test_evaluate_a_model_on_a_file(capsys, monkeypatch, tmp_path: Path, tiny_gpt2: Path, short_text: Path):
@@ -147,7 +168,8 @@ generate ./nowhere --prompt a                                 | model=./nowhere:
 generate a:b --prompt a                                       | model=a:b: no such folder
 generate HERE --prompt a                                      | neither a run's folder
 generate UNFINISHED --prompt a                                | it has no export; finish the run
-generate no-such-model-anywhere --prompt a                    | model=no-such-model-anywhere: no model found
+generate no-such-model-anywhere --prompt a                    | no such folder; as an id of the Hub it isn't in the
+compare CLM no-such-model-anywhere --words 5                  | no such folder; as an id of the Hub it isn't in the
 fill-mask BERT --text hello --text the                        | text='hello': nothing to fill in ; text='the': nothing
 fill-mask BERT --text <mask> --top-k 0                        | --top-k=0: out of range; give 1 or more
 fill-mask GPT2 --text <mask>                                  | it is a causal language model; use generate

@@ -92,6 +92,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from lightning_lm.evaluation import scoring
 
     if args.task == "blimp":
+        look_for(args.model)
         from lightning_lm.evaluation.minimal_pairs import score_pairs
 
         pairs = score_pairs(args.model, args.data, args.pairs, args.objective)
@@ -111,6 +112,13 @@ def evaluate(args: argparse.Namespace) -> None:
     tell(evaluation, evaluation.as_json(), args.json)
 
 
+def look_for(model: str) -> None:
+    """Refuse a model that isn't there, and learn whether the Hub can be reached, before its libraries are loaded."""
+    from lightning_lm.inference.sources import locate
+
+    locate(model)
+
+
 def tell(result: object, as_json: str, place: str | None) -> None:
     """Show a result to people, or as JSON where the place is "-"; any other place is a file that gets the JSON."""
     print(as_json if place == "-" else result)
@@ -123,6 +131,11 @@ def compare(args: argparse.Namespace) -> None:
 
     split = args.split or ("validation" if args.recipes else "test")
     if asked := [name for name in BENCHMARKS if getattr(args, name) is not None]:
+        for side, name in (("A", args.a), ("B", args.b)):
+            if Path(name).suffix == ".parquet":
+                raise refuse(side, name, "losses tell nothing about what a model can do", "name a run or a model")
+            if not args.recipes:
+                look_for(name)
         from lightning_lm.evaluation.pair import Benchmarks, compare_pair
 
         benchmarks = Benchmarks(args.data, split, args.pairs, **{name: getattr(args, name) for name in asked})

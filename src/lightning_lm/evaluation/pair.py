@@ -98,9 +98,6 @@ def compare_pair(a: str, b: str, asked: Benchmarks, recipes: bool = False, paire
         seeds = sorted(groups[0].runs), sorted(groups[1].runs)
         runs = [[str(group.runs[seed]) for seed in sorted(group.runs)] for group in groups]
         cautions = unfinished(groups)
-    for side, name in (("A", a), ("B", b)):
-        if Path(name).suffix == ".parquet":
-            raise refuse(side, name, "losses tell nothing about what a model can do", "name a run or a model")
     places = [[locate(run) for run in side] for side in runs]  # is refused where there is none
     objectives = trained_for(*places[0][0]), trained_for(*places[1][0])
     with_text = asked.data is not None or all(side[0][1] for side in places)

@@ -1,14 +1,18 @@
 """A model and a text by their names, at hand to be scored."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_lm.config.schema import Config
 from lightning_lm.data.schema import DataConfig, TextDataConfig
 from lightning_lm.errors import Refused, nearest, refuse
+from lightning_lm.figures import SPLITS
 from lightning_lm.inference.sources import OpenedModel, as_typed, data_config, locate, open_model
+from lightning_lm.runs.folder import read_json_file
 
 if TYPE_CHECKING:  # what is refused by its name is refused before torch is loaded
     import numpy as np
@@ -16,6 +20,8 @@ if TYPE_CHECKING:  # what is refused by its name is refused before torch is load
     from lightning_lm.data.corpora.corpus import Corpus
     from lightning_lm.data.token_stream import TokenStream
     from lightning_lm.evaluation.result import Evaluation
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,10 @@ class Subject:
         from lightning_lm.evaluation.result import Evaluation
         from lightning_lm.runs.protocol import made_with
 
+        prefix = next((prefix for prefix, split in SPLITS.items() if split == self.split), None)
+        scored = (read_json_file(Path(self.model).expanduser() / "summary.json") or {}).get(f"{prefix}/protocol")
+        if self.data is None and scored and scored["text"] != result["protocol"]["text"]:
+            log.warning("%s: its %s text has changed since the run was scored", self.model, self.split)
         names = self.model, self.opened.objective.facts.name, self.data, self.split
         result |= {"trained_block_size": self.run and self.run.data.block_size}
         return Evaluation(*names, made_with=made_with(self.opened.model, self.opened.place), **result)
@@ -75,10 +85,11 @@ def opened_subject(
     """
     _, run = locate(model)
     text = data_config(data, split, run and run.data, **text_options)
-    opened = open_model(model, objective, strict=False, dataset=text.dataset, **masking)
     key = "train" if data and isinstance(text, TextDataConfig) else split  # of local files any name serves
     try:
-        corpus = text.build()
+        local = text.build() if text.dataset is None else None  # what isn't there is told before torch is loaded
+        opened = open_model(model, objective, strict=False, dataset=text.dataset, **masking)
+        corpus = local or text.build()
         if key not in corpus.keys:
             raise refuse("--split", key, "the data has no such split", nearest(key, list(corpus.keys)))
         yield Subject(model, run, opened, data, split, text, corpus, key)

@@ -66,6 +66,17 @@ def go_offline_if_unreachable() -> bool:
     return False
 
 
+def in_cache(model: str) -> bool:
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=model, repo_type="model"), "snapshots").is_dir()
+
+
+def not_at_hand() -> str:
+    return f"it isn't in the local cache, and {endpoint()} can't be reached"
+
+
 def check_before_training(models: dict[str, str], repo: str | None, *, online: bool) -> None:
     """Refuse what the Hub can't give or take, while nothing heavy is imported and nothing computed.
 
@@ -77,15 +88,10 @@ def check_before_training(models: dict[str, str], repo: str | None, *, online: b
     Raises:
         Refused: a model is neither cached nor within reach, nobody is logged in, or the Hub doesn't take the token.
     """
-    from huggingface_hub import constants, get_token
-    from huggingface_hub.file_download import repo_folder_name
+    from huggingface_hub import get_token
 
-    problems = []
-    for setting, name in models.items() if not online else ():
-        folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model"), "snapshots")
-        if not folder.is_dir():
-            wrong = f"it isn't in the local cache, and {endpoint()} can't be reached"
-            problems.append(Problem(setting, name, wrong, UNREACHABLE))
+    missing = {setting: name for setting, name in models.items() if not online and not in_cache(name)}
+    problems = [Problem(setting, name, not_at_hand(), UNREACHABLE) for setting, name in missing.items()]
     if repo is not None and not online:
         remedy = "check the network, or leave it out and push later with `lightning-lm push`"
         problems.append(Problem(SETTING, repo, f"{endpoint()} can't be reached", remedy))

@@ -9,7 +9,7 @@ from lightning_lm.errors import Problem, Refused, refuse
 from lightning_lm.hub.access import LOGIN, endpoint, http_client, reachable, refused
 from lightning_lm.hub.model_card import render_model_card
 from lightning_lm.hub.verify import verify
-from lightning_lm.runs.folder import read_json_file
+from lightning_lm.runs.folder import read_json_file, why_unfinished
 from lightning_lm.runs.settings import part_of, read_settings
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ def push(run: Path, repo: str, *, private: bool = False, dry_run: bool = False) 
     part_of(run, "objective")  # what the card is made of is read before anything is computed
     for name in ("ledger.json", "environment.json"):
         read_json_file(run / name)
-    status = (read_json_file(run / "summary.json") or {}).get("status", "finished")
-    if status != "finished":  # what was exported at an earlier end isn't what the settings tell
+    if status := why_unfinished(run):  # what was exported at an earlier end isn't what the settings tell
         raise refuse("run", run, f"it is {status}", "finish it: the command that began it continues it")
     nll = verify(run)
     if dry_run:

@@ -1,5 +1,6 @@
 """What RUN|MODEL and --data on the command line stand for: folders or ids of the Hub, and the settings they bring."""
 
+import logging
 from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path
@@ -13,10 +14,13 @@ from lightning_lm.constraints import REPOSITORY, looks_local
 from lightning_lm.data.schema import SPLITS, DataConfig, HubDataConfig, Prefix, Separator, TextDataConfig
 from lightning_lm.errors import EXPORT_AGAIN, Problem, Refused, nearest, refuse
 from lightning_lm.files import export_damage
-from lightning_lm.hub.access import go_offline_if_unreachable
+from lightning_lm.hub.access import go_offline_if_unreachable, in_cache, not_at_hand
 from lightning_lm.objectives.facts import MASKED_SHIFT
 from lightning_lm.objectives.schema import OBJECTIVES
+from lightning_lm.runs.folder import why_unfinished
 from lightning_lm.runs.settings import part_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -33,7 +37,8 @@ def locate(name: str) -> tuple[str, Config | None]:
     """The model folder or Hub id that a name stands for; of a run also its ``data`` and ``objective`` settings.
 
     Raises:
-        Refused: it stands for neither, or for a run that has no export.
+        Refused: it stands for neither, or for a run that has no export; or the Hub can't be reached, and its cache
+            does not have it.
     """
     path = Path(name).expanduser()
     if (path / "config.json").is_file():
@@ -49,6 +54,9 @@ def locate(name: str) -> tuple[str, Config | None]:
         raise refuse("model", name, wrong, "name another")
     if _reads_like_a_path(name) or not REPOSITORY.fullmatch(name):
         raise refuse("model", name or repr(name), "no such folder", "check the path, or give an id of the Hub")
+    if not go_offline_if_unreachable() and not in_cache(name):
+        wrong = f"no such folder; as an id of the Hub {not_at_hand()}"
+        raise refuse("model", name, wrong, "give a run or model folder")
     return name, None
 
 
@@ -60,8 +68,6 @@ def trained_for(place: str, run: Config | None) -> str | None:
     """
     if run is not None:
         return run.objective.name
-    if not Path(place).exists():
-        go_offline_if_unreachable()
     from lightning_lm.inference.loading import objective_of
 
     return objective_of(place)
@@ -83,7 +89,9 @@ def open_model(
         Refused: there is no such model, or it can't do the objective.
     """
     place, run = locate(name)
-    if any(source and not Path(source).exists() for source in (place, dataset)):
+    if run and (status := why_unfinished(Path(place).parent)):
+        log.warning("%s: the run is %s, and its export is of an earlier end", name, status)
+    if dataset and not Path(dataset).exists():
         go_offline_if_unreachable()
     strict = strict or run is not None
     trained_objective = trained_for(place, run) if strict or objective is None else None
@@ -100,12 +108,12 @@ def open_model(
         raise refuse("model", name, "it doesn't tell what it was trained for", "give --objective clm or mlm")
 
     import torch
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from lightning_lm.inference.loading import load_trained_model, load_trained_tokenizer
 
-    logging.set_verbosity_error()  # what matters of a load is logged by lightning_lm.models.loading
-    logging.disable_progress_bar()
+    set_verbosity_error()  # what matters of a load is logged by lightning_lm.models.loading
+    disable_progress_bar()
     tokenizer = load_trained_tokenizer(place)
     chosen = objective or trained_objective
     settings = uses[chosen] if chosen in uses else OBJECTIVES[chosen]()

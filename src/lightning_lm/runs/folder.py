@@ -180,6 +180,13 @@ def job_status(folder: Path) -> str:
     return "cut off" if (folder / "config.yaml").exists() else "not run"
 
 
+def why_unfinished(run: Path) -> str | None:
+    """The status of a run whose export, where there is one, is of an earlier end; None for one that is finished."""
+    summary = read_json_file(run / "summary.json")
+    status = "cut off" if summary is None else summary.get("status", "finished")
+    return None if status == "finished" else status
+
+
 def job_settings(job: Path) -> dict[str, str]:
     """What a sweep's job has to itself: what its trial has drawn, or its row of the sweep."""
     trial = read_json_file(job / "trial.json")
