@@ -39,6 +39,7 @@ def test_command_refuses_in_one_line_and_leaves_nothing(overrides, expected, tmp
         ("hydra.run.dir=mine", "hydra.run.dir=mine: no run would be gone on with there; write run_dir=mine"),
         ("hydra.sweep.dir=mine", "hydra.sweep.dir=mine: this is a single run; add -m for a sweep, or leave it out"),
         ("hydra.sweeper.trials=3", "hydra.sweeper.trials=3: this is a single run; add -m"),
+        ("-m seed=0,1", "seed=0,1: behind a flag and other settings; write flags, such as -m, first"),
         ("--experiment", "--experiment=: no such flag; settings have no dashes: experiment=VALUE"),
         ("--experimental-rerun=a.pickle", "--experimental-rerun=a.pickle: it would run what a file holds; a run again"),
         ("--config-dir=nowhere", "--config-dir=nowhere: no such folder; check the path"),
@@ -51,7 +52,7 @@ def test_command_refuses_in_one_line_and_leaves_nothing(overrides, expected, tmp
     ],
 )
 def test_what_would_do_nothing_or_something_else_is_refused(typed, told, train_py, tmp_path):
-    code, out, err = train_py("experiment=quickstart", typed)
+    code, out, err = train_py("experiment=quickstart", *typed.split())
     assert (code, out, len(err.splitlines())) == (2, "", 1) and err.startswith(f"error: {told}")
     assert [path for path in tmp_path.rglob("*") if path.name != "outputs"] == []
 
@@ -65,6 +66,17 @@ def test_a_folder_is_named_however_it_is_typed(typed, train_py, tmp_path):
     (tmp_path / "recipes" / "experiment" / "named.yaml").write_text("# @package _global_\nrun_dir: mine\n")
     code, _, err = train_py("--config-dir=recipes", typed, "logger=none")
     assert (code, err) == (2, "error: run_dir=mine: the folder isn't empty and holds no run; choose a new one\n")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["other.txt"]
+
+
+def test_a_working_folder_that_has_vanished(tmp_path):
+    done = subprocess.run(
+        ["sh", "-c", 'cd "$1"; rmdir "$1"; "$2" "$3"', "sh", tmp_path, sys.executable, ROOT / "train.py"],
+        capture_output=True,
+        text=True,
+    )
+    line = "error: folder=.: the working folder has vanished; change to one that is there\n"
+    assert (done.returncode, done.stderr) == (2, line)
 
 
 def test_broken_recipe_is_named(tmp_path):

@@ -52,8 +52,15 @@ def test_what_is_a_fault(error, line, tmp_path):
     assert str(problem_of(wrapped, places)).startswith(line.format(**names))
 
 
-def test_a_disk_that_nobody_has_named():
-    assert str(problem_of(OSError(errno.ENOSPC, "x"), {})).startswith("file=unknown: the disk is full; make room")
+@pytest.mark.parametrize(
+    ("number", "line"),
+    [
+        (errno.ENOSPC, "file=what was being written: the disk is full; make room"),
+        (errno.ENOENT, "file=the working folder: it has vanished"),
+    ],
+)
+def test_a_file_that_nobody_has_named(number, line):
+    assert str(problem_of(OSError(number, "x"), {})).startswith(line)
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), ConnectionResetError(errno.ECONNRESET, "x"), KeyError("a")])
@@ -147,7 +154,7 @@ def test_a_damaged_file_of_a_run_is_named(name, content, dropping, text, tmp_pat
     assert str(problem).startswith(f"file={run / name}: it is damaged: ")
 
 
-@pytest.mark.parametrize("content", ["", "- a", "trainer: 3"])
+@pytest.mark.parametrize("content", ["", "- a", "trainer: 3", "trainer:\n  max_steps: x"])
 def test_a_damaged_config_is_one_line(content, dropping, text, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(content)

@@ -92,7 +92,8 @@ def _of_storage(number: int, filename: object, places: Mapping[str, str | Path])
         path = min(folders.values(), key=lambda place: _space(place)[0])
     within = {s: f for s, f in folders.items() if path is not None and (path == f or f in path.parents)}
     setting = max(within, key=lambda name: len(within[name].parts), default="file")
-    value = path or ", ".join(map(str, folders.values())) or "unknown"
+    nameless = "the working folder" if number == errno.ENOENT else "what was being written"
+    value = path or ", ".join(map(str, folders.values())) or nameless
     if number in FULL and path is not None:
         free, total = _space(path)
         wrong += f"; without what was being written, {free / 1e6:,.0f} of its {total / 1e6:,.0f} MB are free"

@@ -54,11 +54,15 @@ def test_a_folder_that_nobody_named_is_a_new_one(tmp_path):
 
 
 def test_where_nothing_came_into_a_folder_it_goes(tmp_path):
-    (tmp_path / "there").mkdir()
-    for name in ("there", "a/b"):
+    """From one that holds other files, too, but for a lock that was there before."""
+    for name in ("there", "others/file", "run/file"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "run" / ".lock").touch()
+    for name in ("there", "a/b", "others", "run"):
         with alone_in(tmp_path / name, "run_dir"):
-            pass
-    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+            assert (tmp_path / name / ".lock").exists()
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    assert left == ["others", "others/file", "run", "run/.lock", "run/file", "there"]
 
 
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):

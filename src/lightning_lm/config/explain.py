@@ -55,12 +55,19 @@ def running_job() -> Iterator[None]:
 
 def check_form(argv: Sequence[str]) -> None:
     """Raises Refused for what Hydra takes from a command line and that would do nothing here, or something else."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise refuse("folder", ".", "the working folder has vanished", "change to one that is there") from None
     parser = get_args_parser()
     parser.allow_abbrev, parser.error = False, _refuse_argument  # type: ignore[method-assign]
     args, unknown = parser.parse_known_args(argv)
     wrong = []
     for text in unknown:
         flag, equals, value = text.partition("=")
+        if not flag.startswith("-"):
+            wrong.append(Problem(flag, value, "behind a flag and other settings", "write flags, such as -m, first"))
+            continue
         meant = text.lstrip("-") + ("" if equals else "=VALUE")
         wrong.append(Problem(flag, value, "no such flag", f"settings have no dashes: {meant}"))
     if args.experimental_rerun is not None:

@@ -47,6 +47,7 @@ def alone_in(folder: Path, setting: str, *, new: bool = False) -> Iterator[Path]
         place = folder.with_name(f"{folder.name}_{number}") if number > 1 else folder
         made = [path for path in (place, *place.parents) if not path.exists()]
         place.mkdir(parents=True, exist_ok=True)
+        before = {path.name for path in place.iterdir()}
         lock = FileLock(place / LOCK, blocking=False)
         try:
             with _held(lock, setting):
@@ -56,7 +57,7 @@ def alone_in(folder: Path, setting: str, *, new: bool = False) -> Iterator[Path]
                     yield place
                     return
                 finally:
-                    _remove_unused(place, made)
+                    _remove_unused(place, before, made)
         except Timeout:
             if not new:
                 remedy = "wait until it has ended, or choose another"
@@ -77,10 +78,14 @@ def _held(lock: FileLock, setting: str) -> Iterator[None]:
         lock.release()
 
 
-def _remove_unused(folder: Path, made: list[Path]) -> None:
-    """Remove the lock where nothing else has come into the folder, and what of it and those above it was made."""
-    if [path.name for path in folder.iterdir()] == [LOCK]:
-        (folder / LOCK).unlink()
+def _remove_unused(folder: Path, before: set[str], made: list[Path]) -> None:
+    """Remove the lock where nothing else has come into the folder, and what of it and those above it was made.
+
+    A lock that was there before stays beside other files: they are a run's.
+    """
+    names = {path.name for path in folder.iterdir()}
+    if names - before <= {LOCK} and (LOCK not in before or names == {LOCK}):
+        (folder / LOCK).unlink(missing_ok=True)
         for path in itertools.takewhile(lambda path: not any(path.iterdir()), made):
             path.rmdir()
 

@@ -170,9 +170,12 @@ def _changes(run: Path, config: Config) -> dict[str, tuple[Any, Any]]:
 
 def _saved(run: Path) -> dict[str, Any]:
     try:
-        return read_settings(run)
+        settings = read_settings(run)
     except UNREADABLE as error:
         raise refuse("run_dir", run, "its config.yaml can't be read", ANOTHER) from error
+    if missing := {"model", "data", "objective", "optimizer", "trainer"} - settings.keys():
+        raise refuse("run_dir", run, f"its config.yaml has no {', '.join(sorted(missing))}", ANOTHER)
+    return settings
 
 
 def take_before(config: Config, names: set[str]) -> dict[str, Any]:
