@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import compose
-from tiny import part_of, write_text
+from tiny import part_of
 
 from lightning_lm.data.batches import Batches
 from lightning_lm.errors import Diverged, Refused
@@ -143,21 +143,6 @@ def test_the_validation_text_is_no_test(tiny_gpt2, text, tmp_path):
     with pytest.raises(Refused, match="^data.test=.*: validation and test are the same text"):
         run(tiny_gpt2, text, tmp_path / "run", *more)
     assert not (tmp_path / "run").exists()
-
-
-def test_a_file_of_two_splits_is_told(tiny_gpt2, text, tmp_path, caplog):
-    """By its content: the second has another name."""
-    (tmp_path / "train").mkdir()
-    for seed, name in enumerate("ab"):
-        write_text(tmp_path / "train" / f"{name}.txt", lines=50, seed=seed)
-    held_out, other = part_of(text), write_text(tmp_path / "c.txt", lines=50, seed=1)
-    files = [f"data.train='{tmp_path}/train/*.txt'", f"data.validation=[{other},{held_out}]", f"data.test={held_out}"]
-    build.build(compose(*settings(tiny_gpt2, text, tmp_path / "run", *files))).data.check_apart()
-    told = [record.message for record in caplog.records if "figures" in record.message]
-    assert told == [
-        f"data.validation: {other} is in data.train, too: its figures say little about new text",
-        f"data.test: {held_out} is in data.validation, too: its figures say little about new text",
-    ]
 
 
 @pytest.mark.parametrize("documents", [False, True])

@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning_lm.config.schema import Config
 from lightning_lm.config.validation import check
 from lightning_lm.constraints import is_hub_id
-from lightning_lm.errors import Refused
+from lightning_lm.errors import EXPORT_AGAIN, Refused
 from lightning_lm.faults import told_in_one_line
 from lightning_lm.hub.access import check_before_training, go_offline_if_unreachable
 from lightning_lm.hub.push import push
@@ -37,6 +37,10 @@ def train(job: Config, *, run_test: bool = True) -> float:
         same_settings(run, job)
         summary, repo = read_json_file(run / "summary.json"), job.trainer.push_to_hub
         if summary is not None and is_done(run, job):
+            if not (run / "export").exists():
+                can_export = (run / "checkpoints" / "last.ckpt").exists()
+                remedy = EXPORT_AGAIN if can_export else "begin again in another run_dir"
+                log.warning("%s: its export/ is gone; %s", run, remedy)
             if repo is not None:
                 log.info("finished before: `lightning-lm push %s --repo %s` uploads it", run, repo)
             repo = None

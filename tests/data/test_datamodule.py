@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from conftest import compose
+from resumable import settings
+from tiny import part_of, write_text
 
 from lightning_lm.data.batches import Batches
 from lightning_lm.data.masking import Masking
@@ -10,6 +13,7 @@ from lightning_lm.data.token_stream import TokenStream
 from lightning_lm.data.windows import BatchPlan, Windows
 from lightning_lm.objectives.clm import Clm
 from lightning_lm.objectives.mlm import Mlm
+from lightning_lm.training.components import build
 
 SAMPLES, SIZE, GLOBAL = 22, 16, 8  # the third step of an epoch has six samples
 
@@ -59,3 +63,18 @@ def test_epochs_and_seeds_differ_and_repeat():
     assert torch.equal(first[0], step("mlm", 0, 1, 1)[0])
     assert not torch.equal(first[0], step("mlm", 0, 1, 1, epoch=1)[0])
     assert not torch.equal(first[0], step("mlm", 0, 1, 1, seed=2)[0])
+
+
+def test_a_file_of_two_splits_is_told(tiny_gpt2, text, tmp_path, caplog):
+    """By its content: the second has another name."""
+    (tmp_path / "train").mkdir()
+    for seed, name in enumerate("ab"):
+        write_text(tmp_path / "train" / f"{name}.txt", lines=50, seed=seed)
+    held_out, other = part_of(text), write_text(tmp_path / "c.txt", lines=50, seed=1)
+    files = [f"data.train='{tmp_path}/train/*.txt'", f"data.validation=[{other},{held_out}]", f"data.test={held_out}"]
+    build(compose(*settings(tiny_gpt2, text, tmp_path / "run", *files))).data.check_apart()
+    told = [record.message for record in caplog.records if "figures" in record.message]
+    assert told == [
+        f"data.validation: {other} is in data.train, too: its figures say little about new text",
+        f"data.test: {held_out} is in data.validation, too: its figures say little about new text",
+    ]

@@ -71,6 +71,8 @@ def test_resumed_runs_end_like_uninterrupted_ones(hook, steps, dropping, text, t
         cut_off(monkeypatch, hook, step, job)
     train(job)
     assert_same(tmp_path / "run", reference())
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert ("the run has no checkpoint, and begins again at step 0" in log) == (steps == [2])
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,8 @@ def fit(cfg: Config, run: Path, run_test: bool, keep_log: Callable[[], None]) ->
     if checkpoint is None:
         components.data.check_apart()
         probe(cfg, components, run)
+        if (run / "metrics.csv").exists():
+            log.warning("run_dir=%s: the run has no checkpoint, and begins again at step 0", run)
     run_id = (read_json_file(run / "environment.json") or {}).get("wandb_run_id") or secrets.token_hex(4)
     tests_before = times_tested(run)
     killed = checkpoint is not None and not (run / "summary.json").exists()
