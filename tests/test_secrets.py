@@ -46,6 +46,23 @@ def test_planted_secrets_are_nowhere(tiny_gpt2, text, tmp_path, monkeypatch, no_
     }
 
 
+def test_what_a_terminal_would_obey_is_shown(tmp_path, capsys, monkeypatch):
+    """By the control functions of ECMA-48, as a model writes them that was trained on bytes."""
+    text, shown = "a\x1b[2J\x07\x7f\x9bb\x00\rc\u200b\n\té", "a\\x1b[2J\\x07\\x7f\\x9bb\\x00\\x0dc\u200b\n\té"
+    with logging_to(tmp_path / "train.log") as keep:
+        keep()
+        logging.getLogger("lightning_lm").info("%s", text)
+    assert capsys.readouterr().err == f"{shown}\n" and shown in (tmp_path / "train.log").read_text()
+    with cli.log_to_stderr():
+        logging.getLogger("lightning_lm").info("%s", text)
+    assert shown in capsys.readouterr().err
+    assert cli.main(["report", "a\x1b[2J"]) == 2 and "a\\x1b[2J" in capsys.readouterr().err
+    for terminal in (True, False):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
+        cli.print_text(text)
+        assert capsys.readouterr().out == (shown if terminal else text)
+
+
 def test_a_password_in_a_url_is_not_logged(tmp_path, capsys):
     """Such as the one in a mirror's address, which messages and other libraries' errors hold."""
     with logging_to(tmp_path / "train.log") as keep:

@@ -12,7 +12,7 @@ from lightning_lm.arguments import BENCHMARKS, SAMPLING, check_arguments, parser
 from lightning_lm.errors import Died, Refused, refuse
 from lightning_lm.evaluation.options import MASKING, OF_TEXT
 from lightning_lm.faults import told_in_one_line
-from lightning_lm.logs import tell_of_imports
+from lightning_lm.logs import CONTROLS, Formatter, tell_of_imports
 
 # torch, transformers and their friends take seconds to import: only the commands do it, once the arguments are right.
 
@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 @contextmanager
 def log_to_stderr() -> Iterator[None]:
     logger, handler = logging.getLogger("lightning_lm"), logging.StreamHandler()
+    handler.setFormatter(Formatter())
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
@@ -71,7 +72,8 @@ def generate(args: argparse.Namespace) -> None:
 
 
 def print_text(text: str) -> None:
-    print(text, end="", flush=True)
+    """A terminal, which would obey them, is shown control characters as escape sequences; a file gets them as such."""
+    print(text.translate(CONTROLS) if sys.stdout.isatty() else text, end="", flush=True)
 
 
 def fill_mask(args: argparse.Namespace) -> None:
@@ -82,10 +84,10 @@ def fill_mask(args: argparse.Namespace) -> None:
 
     model, tokenizer, shift = opened.model, opened.tokenizer, opened.objective.shift
     for text, ids in zip(args.text, encode_masked(model, tokenizer, args.text, shift), strict=True):
-        print(text)
+        print_text(f"{text}\n")
         for number, row in enumerate(guesses(model, tokenizer, ids, args.guesses, shift), 1):
             for rank, (token, probability) in enumerate(row):
-                print(f"{f'mask {number}' if rank == 0 else '':<10}{probability:>7.2%}  {token.strip()}")
+                print_text(f"{f'mask {number}' if rank == 0 else '':<10}{probability:>7.2%}  {token.strip()}\n")
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -121,7 +123,7 @@ def look_for(model: str) -> None:
 
 def tell(result: object, as_json: str, place: str | None) -> None:
     """Show a result to people, or as JSON where the place is "-"; any other place is a file that gets the JSON."""
-    print(as_json if place == "-" else result)
+    print_text(f"{as_json if place == '-' else result}\n")
     if place not in (None, "-"):
         Path(place).write_text(as_json + "\n", encoding="utf-8")
 

@@ -15,6 +15,8 @@ from tqdm import tqdm
 
 CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")  # in a URL, such as one of the environment
 JOB = "LIGHTNING_LM_JOB"  # in the environment of a sweep's job: what its lines begin with, where jobs share the console
+# A terminal takes these for commands: C0 without tab and line feed, delete, and C1, each as an escape sequence shows it
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 log = logging.getLogger(__name__)
 tqdm.set_lock(RLock())  # its own holds a semaphore, and Python warns of those that a killed process leaves
 
@@ -48,8 +50,10 @@ class Console(logging.Handler):
 
 
 class Formatter(logging.Formatter):
+    """Without passwords, and without what a terminal would obey, of which text that a model makes may be full."""
+
     def format(self, record: logging.LogRecord) -> str:
-        return CREDENTIALS.sub("…", super().format(record))
+        return CREDENTIALS.sub("…", super().format(record)).translate(CONTROLS)
 
 
 class LogFile(logging.FileHandler):

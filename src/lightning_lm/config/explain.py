@@ -22,7 +22,7 @@ from yaml import YAMLError
 from lightning_lm.config.overrides import diagnose
 from lightning_lm.config.schema import AXES
 from lightning_lm.errors import Died, Problem, Refused, refuse
-from lightning_lm.logs import CREDENTIALS
+from lightning_lm.logs import CONTROLS, CREDENTIALS
 
 ONE_OPTION = {*AXES, "trainer", "hardware", "logger"} - {"callbacks"}
 COMPOSING = (HydraException, OmegaConfBaseException, YAMLError, OSError)  # what Hydra raises of files that are wrong
@@ -149,7 +149,7 @@ def in_files(error: Exception) -> str:
 
 def on_one_line(text: str) -> str:
     """Without what a URL holds of a password: batch systems keep what is told here."""
-    return CREDENTIALS.sub("…", " ".join(text.split()))
+    return CREDENTIALS.sub("…", " ".join(text.split())).translate(CONTROLS)
 
 
 def remove_empty(folder: Path) -> None:
