@@ -18,8 +18,8 @@ def no_account(tmp_path_factory):
     """W&B as on a machine where nobody has logged in."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_SILENT", "WANDB_IDENTITY_TOKEN_FILE"):
-            patch.delenv(name, raising=False)
+        for name in ("API_KEY", "MODE", "DISABLED", "BASE_URL", "SILENT", "IDENTITY_TOKEN_FILE"):
+            patch.delenv(f"WANDB_{name}", raising=False)
         patch.setenv("NETRC", str(home / "netrc"))
         for kind in ("CONFIG", "CACHE", "DATA"):
             patch.setenv(f"WANDB_{kind}_DIR", str(home / kind))

@@ -194,11 +194,15 @@ def test_a_resumed_run_goes_on_under_its_id(finished, tiny_gpt2, text, tmp_path)
 
 
 def test_disabled_writes_nothing_and_makes_no_noise(tiny_gpt2, text, tmp_path, monkeypatch, capfd):
-    monkeypatch.setenv("WANDB_MODE", "disabled")
+    for name, value in {"DISABLED": "1", "RUN_ID": "mine", "DIR": str(tmp_path / "mine")}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
     train(compose(*settings(tiny_gpt2, text, tmp_path / "run", "trainer.max_steps=1")))
     assert not (tmp_path / "run" / "wandb").exists()
     assert len(rows(tmp_path / "run")) == 3
-    assert "wandb" not in "".join(capfd.readouterr()).lower()
+    lines = [line for line in capfd.readouterr().err.splitlines() if "wandb" in line.lower() or "W&B" in line]
+    told = [f"W&B: WANDB_{name} has no effect: the run folder decides" for name in ("DIR", "RUN_ID")]
+    assert lines == [*told, "W&B is disabled by the environment"]
+    assert not (tmp_path / "mine").exists()
 
 
 def test_offline_makes_no_noise(tiny_gpt2, text, tmp_path, capfd):
@@ -218,6 +222,8 @@ def test_offline_makes_no_noise(tiny_gpt2, text, tmp_path, capfd):
         pytest.param({"WANDB_MODE": "online"}, False, "offline", id="online without a key never asks for one"),
         pytest.param({"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, False, "offline", id="offline"),
         pytest.param({"WANDB_API_KEY": KEY, "WANDB_MODE": "disabled"}, False, "disabled", id="disabled"),
+        pytest.param({"WANDB_API_KEY": KEY, "WANDB_DISABLED": "true"}, False, "disabled", id="as older versions"),
+        pytest.param({"WANDB_MODE": "offline", "WANDB_DISABLED": "true"}, False, "offline", id="the newer one counts"),
     ],
 )
 def test_mode(environment, netrc, mode, tmp_path, monkeypatch, capfd):

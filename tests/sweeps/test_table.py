@@ -9,7 +9,7 @@ from run_folders import write_run
 
 from lightning_lm.errors import Diverged, refuse
 from lightning_lm.runs.folder import write_json
-from lightning_lm.sweeps.progress import JobPlace
+from lightning_lm.sweeps.progress import JobPlace, exit_code
 from lightning_lm.sweeps.table import job_table
 
 
@@ -88,6 +88,24 @@ def test_a_job_that_diverged_is_told_in_a_line(sweep, tmp_path, capsys):
         raise Diverged("optimizer.lr", 1, "the loss is nan " * 20)
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("[1/2] diverged: ") and " …; about " in line and len(line) <= 80
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [
+        ("diverged finished pruned", 0),
+        ("diverged diverged", 1),
+        ("diverged failed", 1),
+        ("finished interrupted", 1),
+        ("finished none", 2),
+    ],
+)
+def test_a_sweeps_exit_code(statuses, code, tmp_path):
+    """As docs/sweeps.md tells it."""
+    for number, status in enumerate(statuses.split()):
+        if status != "none":
+            write_run(tmp_path / str(number), loss=1.0, status=status)
+    assert exit_code(tmp_path, len(statuses.split())) == code
 
 
 def test_nothing_is_best_of_what_cannot_be_compared(sweep):

@@ -105,11 +105,15 @@ def display_name(name: str, run: Path) -> str:
 
 
 def wandb_mode() -> str:
-    """What ``WANDB_MODE`` or W&B's settings file asks for; online only where a key is configured, else offline."""
+    """What the environment or W&B's settings file asks for; online only where a key is configured, else offline.
+
+    ``WANDB_DISABLED``, of older versions, counts where ``WANDB_MODE`` is not set.
+    """
     import wandb
 
     settings = wandb.setup(wandb.Settings(silent=True)).settings  # no banners, and no question for a key
-    mode = os.environ.get("WANDB_MODE") or settings.mode
+    off = os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on")
+    mode = os.environ.get("WANDB_MODE") or ("disabled" if off else settings.mode)
     if mode in ("offline", "dryrun", "disabled"):
         return mode
     return mode if wandb.login(prompt=False, verify=False) else "offline"
@@ -158,6 +162,10 @@ def wandb_logger(  # noqa: PLR0913
     if rank_zero_only.rank == 0 and wandb.run is not None:
         log.warning("W&B: the run %s, still open in this process, is ended", wandb.run.id)
         wandb.finish()  # WandbLogger would write into it
+    of_agent = "WANDB_SWEEP_ID" in os.environ
+    for variable in ("WANDB_DIR", *([] if of_agent else ["WANDB_RUN_ID"])):
+        if variable in os.environ:
+            log.info("W&B: %s has no effect: the run folder decides", variable)
     try:
         mode = wandb_mode()
         if mode not in ("offline", "dryrun", "disabled") and rank_zero_only.rank == 0 and (wrong := server_error()):
@@ -171,7 +179,7 @@ def wandb_logger(  # noqa: PLR0913
             name=name[:128],  # W&B's limits
             group=group[:128],
             tags=[tag[:64] for tag in dict.fromkeys(tags) if tag],
-            id=os.environ["WANDB_RUN_ID"] if "WANDB_SWEEP_ID" in os.environ else run_id,
+            id=os.environ["WANDB_RUN_ID"] if of_agent else run_id,
             resume="allow",
             job_type=os.environ.get("WANDB_JOB_TYPE", "train"),
             save_dir=str(run.absolute()),  # W&B's service may have been started in another folder
@@ -187,7 +195,9 @@ def wandb_logger(  # noqa: PLR0913
     except (wandb.Error, OSError, ValueError) as error:  # a variable that W&B can't read is a ValueError
         wrong = f"W&B did not start: {' '.join(str(error).split())}"
         raise refuse("logger", "wandb", wrong, "set WANDB_MODE=offline, or use logger=none") from error
-    if rank_zero_only.rank == 0 and mode != "disabled":
+    if mode == "disabled":
+        log.info("W&B is disabled by the environment")
+    elif rank_zero_only.rank == 0:
         for split in SPLITS:  # the summary keeps the best, not the last
             for figure in EVALUATED:
                 best = "max" if figure.lower_is_better is False else "min"

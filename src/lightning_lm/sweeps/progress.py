@@ -33,9 +33,11 @@ def result(job: Path, error: object = None) -> str:
 
 
 def exit_code(folder: Path, jobs: int) -> int:
-    """Of a sweep: 2 where all that isn't done was refused, 1 where something failed; to diverge is a result."""
-    not_done = {job_status(folder / str(number)) for number in range(jobs)} - {*DONE}
-    return 0 if not not_done else 2 if not_done == {"not run"} else 1
+    """Of a sweep: 2 where all that isn't done was refused, 1 where a job failed or all have diverged, else 0."""
+    statuses = {job_status(folder / str(number)) for number in range(jobs)}
+    if not_done := statuses - {*DONE}:
+        return 2 if not_done == {"not run"} else 1
+    return int(statuses == {"diverged"})
 
 
 class JobPlace:
