@@ -237,13 +237,19 @@ def test_rows_without_text_are_left_out_and_counted(tmp_path, caplog):
 
 def test_everything_wrong_with_the_files_at_once(tmp_path):
     (tmp_path / "a.txt").write_text("a\n")
-    files = {"train": [str(tmp_path / "nope.txt"), str(tmp_path)], "validation": ["*.nothing"], "test": ["x"]}
+    os.mkfifo(pipe := tmp_path / "pipe")
+    files = {
+        "train": [str(tmp_path / "nope.txt"), str(tmp_path)],
+        "validation": ["*.nothing"],
+        "test": ["x", str(pipe)],
+    }
     told = refusal(corpus, tmp_path, files)
     assert [line.partition(";")[0] for line in told] == [
         f"data.train={tmp_path}/nope.txt: no such file",
         f"data.train={tmp_path}: a folder",
         "data.validation=*.nothing: no file matches",
         "data.test=x: no such file",
+        f"data.test={pipe}: a pipe or a device, which can't be read twice",
     ]
     (tmp_path / "b.txt").write_bytes(b"\xff")
     (tmp_path / "c.txt").write_bytes(b"")

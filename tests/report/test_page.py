@@ -121,7 +121,9 @@ def test_what_cannot_be_reported(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     clm = write_run(tmp_path / "clm", loss=3.0)
     (tmp_path / "other.json").write_text('{"question": "models"}')
-    page = tmp_path / "page.html"
+    page, taken = tmp_path / "page.html", tmp_path / "taken"
+    (taken / "report").mkdir(parents=True)
+    (taken / "report" / "notes.tex").touch()
     broken = {"config.yaml": ["a: [", "a: 1"], "summary.json": ["{"]}
     spoilt = []
     for name, texts in broken.items():
@@ -134,6 +136,7 @@ def test_what_cannot_be_reported(tmp_path, capsys):
         ([clm, "--comparison", tmp_path / "other.json"], "no comparison of what both sides can do"),
         ([clm, "--comparison", tmp_path / "none.json"], "no comparison of what both sides can do"),
         ([clm, "--output", tmp_path / "no" / "page.html"], "can't be written"),
+        ([clm, "--output", taken / "page.html"], "which gets its pictures, has other files; give another folder"),
         ([clm, "--recipe", "../x"], "no name of a file"),
         ([clm, "--recipe", "quickstart"], "holds another recipe"),
         *(([run], str(run)) for run in spoilt),

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from conftest import compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from lightning_lm.config.composition import as_settings
@@ -17,6 +18,16 @@ from lightning_lm.runs.folder import read_json_file, write_json
 from lightning_lm.runs.settings import take_before
 from lightning_lm.sweeps import jobs as sweep
 from lightning_lm.sweeps.gpus import claimed
+
+
+def test_a_value_that_is_typed_twice_is_no_second_job():
+    swept = {}
+    for text in ("seed=0,1", "optimizer.lr=1e-3,0.01,0.001"):
+        (swept[text.partition("=")[0]],) = OverridesParser.create().parse_overrides([text])
+    with pytest.raises(Refused, match=r"^optimizer.lr=1e-3,0.01,0.001: a value is there twice; leave one of them out$"):
+        sweep.combinations(swept)
+    del swept["optimizer.lr"]
+    assert sweep.combinations(swept) == [{"seed": "0"}, {"seed": "1"}]
 
 
 def test_a_folder_takes_the_same_sweep_only(tmp_path):

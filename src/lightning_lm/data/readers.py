@@ -42,6 +42,8 @@ def expand(split: str, patterns: Iterable[str], problems: list[Problem]) -> list
             paths += matching
         elif path.is_dir():
             wrong, remedy = "a folder", f"name its files, such as '{Path(pattern) / '*.txt'}'"
+        elif path.exists() and not path.is_file():
+            wrong, remedy = "a pipe or a device, which can't be read twice", "write its text to a file"
         elif not path.is_file():
             wrong, remedy = "no such file", "check the path"
         else:

@@ -21,6 +21,7 @@ from lightning_lm.runs.folder import in_use, read_json_file, sweep_name, write_t
 from lightning_lm.runs.numbers import brief_name, duration, format_value, mean_and_spread
 
 EVERY = 10  # seconds between two looks at the folders
+PICTURES = (".png", ".svg")
 FEW = 12  # values of a setting, so that a list of them can be chosen from
 
 
@@ -72,6 +73,9 @@ def watch(folders: Sequence[Path], output: Path, comparison: Path | None = None)
 def check_output(output: Path) -> None:
     if not output.absolute().parent.is_dir() or output.is_dir():
         raise refuse("--output", output, "can't be written", "give a file in a folder that exists")
+    folder = output.parent / "report"
+    if not output.exists() and folder.is_dir() and any(path.suffix not in PICTURES for path in folder.iterdir()):
+        raise refuse("--output", output, f"{folder}, which gets its pictures, has other files", "give another folder")
 
 
 def write_recipe(runs: list[SavedRun], name: str, conf: Path) -> Path:
@@ -106,8 +110,8 @@ def write_page(
     folder.mkdir(exist_ok=True)
     curves_of = {run.name: read_curves(run) for run in runs}
     for name, figure in charts.draw_figures(runs, curves_of):
-        for suffix in ("png", "svg"):
-            (folder / f"{name}.{suffix}").write_bytes(charts.encode_figure(figure, suffix))
+        for suffix in PICTURES:
+            (folder / f"{name}{suffix}").write_bytes(charts.encode_figure(figure, suffix[1:]))
     loader = PackageLoader("lightning_lm.report", ".")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"show": format_value, "setting": short_name, "duration": duration, "mean": mean_and_spread}

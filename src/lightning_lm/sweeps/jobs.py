@@ -37,6 +37,9 @@ def combinations(swept: dict[str, Override]) -> list[JobSettings]:
         if not override.is_discrete_sweep():
             wrong = "an interval has no end of values"
             raise refuse(key, override.input_line.partition("=")[2], wrong, "list them, or add hydra.sweeper.trials=20")
+        values = list(map(repr, override.sweep_iterator()))
+        if len({*values}) < len(values):
+            raise refuse(key, override.input_line.partition("=")[2], "a value is there twice", "leave one of them out")
     values = itertools.product(*(list(override.sweep_string_iterator()) for override in swept.values()))
     return [dict(zip(swept, chosen, strict=True)) for chosen in values]
 
