@@ -1,6 +1,7 @@
 """The command line, in process but for a few: what it prints, what it refuses, what it imports."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from lightning_lm.data.token_stream import tokenize
 from lightning_lm.data.windows import Windows
 from lightning_lm.errors import refuse
 from lightning_lm.evaluation.perplexity import score as evaluate
+from lightning_lm.evaluation.scoring import evaluate as score
 from lightning_lm.hub import push as hub
 from lightning_lm.objectives.clm import Clm
 
@@ -134,6 +136,35 @@ def test_evaluate_on_the_text_that_python_carries(capsys, exported_runs: dict[st
 # --------------------------------------------------------------------------------------------------------------- push
 
 
+def test_several_models_on_several_texts(capsys, tmp_path: Path, tiny_gpt2: Path, exported_runs, short_text: Path):
+    text = tmp_path / "other.txt"
+    text.write_text("The river flows to the sea.\n" * 40)
+    models, texts = [tiny_gpt2, exported_runs["clm"]], ["--data", short_text, "--data", text]
+    alone = {"--block-size": 32, "--cache-dir": tmp_path / "tokens"}
+    typed = [*texts, *(word for pair in alone.items() for word in pair), "--json"]
+    code, stdout, _ = call(capsys, "evaluate", *models, *typed, "-")
+    each = [(entry["model"], entry["data"]) for entry in json.loads(stdout)]
+    assert (code, each) == (0, [(str(model), str(data)) for model in models for data in (short_text, text)])
+    assert any((tmp_path / "tokens").iterdir())
+    code, table, _ = call(capsys, "evaluate", *models, *typed, tmp_path / "all.json")
+    assert code == 0 and len(re.findall(r"^loss \(nats per token\)", table, re.MULTILINE)) == 4
+    assert json.loads((tmp_path / "all.json").read_text()) == json.loads(stdout)
+
+
+@pytest.mark.parametrize("objective", ["clm", "mlm"])
+def test_weights_in_half_precision(objective: str, tiny_gpt2: Path, tiny_bert: Path, short_text: Path):
+    model = {"clm": tiny_gpt2, "mlm": tiny_bert}[objective]
+    options = [{}, {"words": 9}, {"pseudo": 9} if objective == "mlm" else {"convention": "hf-docs"}]
+    for chosen in options:
+        whole, half = (
+            score(model, str(short_text), dtype=dtype, device="cpu", **chosen) for dtype in (None, "bfloat16")
+        )
+        assert (whole.protocol["dtype"], half.protocol["dtype"]) == ("float32", "bfloat16")
+        for name, value in whole.figures.items():
+            assert half.figures[name] == pytest.approx(value, rel=0.03), name
+        assert half.figures != whole.figures
+
+
 def test_push_hands_over_and_reports(capsys, monkeypatch, tmp_path: Path):
     calls = []
     monkeypatch.setattr(hub, "push", lambda *a, **k: calls.append((a, k)) or "verified")
@@ -189,6 +220,10 @@ evaluate GPT2 --data TEXT --json SUMMARY                      | summary.json: it
 generate GPT2 --prompt NOTEXT                                 | no text in UTF-8; correct it
 evaluate GPT2 --data ./missing*.txt                           | error: --data=./missing*.txt: no file matches
 evaluate GPT2 --data JSONL --text-column body                 | error: --text-column=body:
+evaluate GPT2 CLM --data TEXT --nll new.parquet                       | it holds one model's losses of one text
+evaluate GPT2 --data TEXT --device cuda:77                    | --device=cuda:77:
+evaluate GPT2 --data TEXT --device gpu                        | --device=gpu:
+evaluate GPT2 --data TEXT --task blimp --device cpu           | --device=cpu: --task blimp has no use for it
 evaluate CLM --objective mlm                                  | it is a causal language model
 evaluate CLM --revision main                                  | --revision=main: says nothing about the run's own data
 evaluate CLM --split dev                                      | --split=dev: the data has no such split

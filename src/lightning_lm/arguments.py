@@ -39,9 +39,9 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=name)
         return sub
 
-    def command(name: str, about: str, model: str = "RUN|MODEL") -> Parser:
-        sub = bare(name, about)
-        sub.add_argument("model", metavar=model, help="a run folder" + ", a model folder, or a Hub id" * ("|" in model))
+    def command(name: str, about: str, model: str = "RUN|MODEL", **more: str) -> Parser:
+        sub, meaning = bare(name, about), "a run folder" + ", a model folder, or a Hub id" * ("|" in model)
+        sub.add_argument("model", metavar=model, help=meaning, **more)
         return sub
 
     add = command("generate", "continue prompts with a causal model").add_argument
@@ -58,8 +58,10 @@ def parser() -> argparse.ArgumentParser:
     add("--text", action="append", required=True, help="with one <mask> or more; may be repeated")
     add("--top-k", dest="guesses", type=int, default=5, metavar="K", help="guesses per mask; default: 5")
 
-    add = command("evaluate", "exact perplexity of a causal or masked model on a text").add_argument
-    add("--data", help="path, glob, python_docs, wikitext2, wikitext103, or Hub id; default: the run's own")
+    about = "exact perplexity of causal or masked models on a text, or on several"
+    add = command("evaluate", about, nargs="+").add_argument
+    about = "path, glob, python_docs, wikitext2, wikitext103, or Hub id; may be repeated; default: the run's own"
+    add("--data", action="append", help=about)
     add("--split", default="test", help="train, validation, test, or a Hub data set's own; default: test")
     add("--block-size", type=int, metavar="N", help="tokens per window; default: the run's, or the model's up to 1024")
     add("--stride", type=int, metavar="N", help="advance of the windows; default: as disjoint as can be")
@@ -84,6 +86,9 @@ def parser() -> argparse.ArgumentParser:
     add("--mask-draws", type=int, metavar="N", help="draw a masked model's masks so often; default: 1")
     add("--mlm-probability", type=float, metavar="P", help="share of tokens to mask; default: the objective's, 0.15")
     add("--whole-word", action=argparse.BooleanOptionalAction, help="mask whole words; default: as the objective does")
+    add("--device", help="such as cpu or cuda:1; default: the GPU where there is one")
+    add("--dtype", choices=CHOICES["dtype"], help="of the model's weights; default: float32")
+    add("--cache-dir", metavar="FOLDER", help="where the text's tokens are kept; default: the run's, or data/cache")
     add("--json", metavar="PATH", help="write the figures as JSON; '-': to stdout, in place of the table")
     add("--nll", metavar="FILE", type=Path, help="write what each token cost, in nats, as Parquet; see docs/figures.md")
 
@@ -103,6 +108,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--recipe", metavar="NAME", help="keep the best run's settings as conf/experiment/NAME.yaml")
     about = "what compare --json has written there of causal and masked runs; see docs/pair.md"
     sub.add_argument("--comparison", metavar="FILE", type=Path, help=about)
+    about = "a file of evaluate --nll: shows by context and frequency what tokens cost; may be repeated"
+    sub.add_argument("--nll", metavar="FILE", dest="losses", type=Path, action="append", default=[], help=about)
     sub.add_argument("--watch", action="store_true", help="write the page anew while runs are at work")
 
     about = "propose a sweep's next runs: those that tell most about where its best point lies"
@@ -152,6 +159,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         wrong |= wrong_options(given)
     if given.get("mask_draws", 1) > 1 and "nll" in given:
         wrong["nll"] = "it holds one draw of the masks", "leave out one of the two"
+    if args.command == "evaluate" and len(args.model) * len(args.data or [1]) > 1 and "nll" in given:
+        wrong["nll"] = "it holds one model's losses of one text", "name one of each"
     for name in ("json", "nll"):
         path = Path(given.get(name, "-"))
         if path != Path("-") and (path.is_dir() or not path.absolute().parent.is_dir()):

@@ -6,7 +6,9 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 from lightning_lm.arguments import BENCHMARKS, SAMPLING, check_arguments, parser
 from lightning_lm.errors import Died, Refused, refuse
@@ -91,27 +93,35 @@ def fill_mask(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    from lightning_lm.evaluation import scoring
+    """Each model on each text; of several the JSON is a list."""
+    results = []
+    for model, data in product(args.model, args.data or [None]):
+        results.append(result := evaluate_one(args, model, data))
+        if args.json != "-":
+            print_text("\n" * (len(results) > 1) + f"{result}\n")
+    as_json = [result.as_json() for result in results]
+    if args.json is not None:
+        write_json_text(as_json[0] if len(as_json) == 1 else f"[{', '.join(as_json)}]", args.json)
 
+
+def evaluate_one(args: argparse.Namespace, model: str, data: str | None) -> Any:
     if args.task == "blimp":
-        look_for(args.model)
+        look_for(model)
         from lightning_lm.evaluation.minimal_pairs import score_pairs
 
-        pairs = score_pairs(args.model, args.data, args.pairs, args.objective)
-        tell(pairs, pairs.as_json(), args.json)
-        return
+        return score_pairs(model, data, args.pairs, args.objective)
     if args.lm_eval is not None:
         from lightning_lm.evaluation.harness import run_tasks
 
-        results = run_tasks(args.model, args.lm_eval, args.batch_size)
-        tell(results, results.as_json(), args.json)
-        return
+        return run_tasks(model, args.lm_eval, args.batch_size)
+    from lightning_lm.evaluation import scoring
+
     given = {name: getattr(args, name) for name in OF_TEXT} | {"mask_draws": args.mask_draws or 1}
     given["masking"] = {name: value for name in MASKING if (value := getattr(args, name)) is not None}
-    evaluation = scoring.evaluate(args.model, args.data, args.split, **given)
+    evaluation = scoring.evaluate(model, data, args.split, **given)
     if args.nll is not None:
         evaluation.token_losses.write(args.nll)
-    tell(evaluation, evaluation.as_json(), args.json)
+    return evaluation
 
 
 def look_for(model: str) -> None:
@@ -121,11 +131,12 @@ def look_for(model: str) -> None:
     locate(model)
 
 
-def tell(result: object, as_json: str, place: str | None) -> None:
-    """Show a result to people, or as JSON where the place is "-"; any other place is a file that gets the JSON."""
-    print_text(f"{as_json if place == '-' else result}\n")
-    if place not in (None, "-"):
-        Path(place).write_text(as_json + "\n", encoding="utf-8")
+def write_json_text(text: str, place: str) -> None:
+    """To stdout where the place is "-", else to that file."""
+    if place == "-":
+        print(text)
+    else:
+        Path(place).write_text(text + "\n", encoding="utf-8")
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -150,7 +161,10 @@ def compare(args: argparse.Namespace) -> None:
         from lightning_lm.evaluation.comparison import compare_models
 
         comparison = compare_models(args.a, args.b, args.data, split)
-    tell(comparison, standard_json(comparison.as_dict()), args.json)
+    if args.json != "-":
+        print_text(f"{comparison}\n")
+    if args.json is not None:
+        write_json_text(standard_json(comparison.as_dict()), args.json)
 
 
 def push(args: argparse.Namespace) -> None:
@@ -205,8 +219,8 @@ def report(args: argparse.Namespace) -> None:
     output = args.output or (args.folders[0] if len(args.folders) == 1 else Path()) / "report.html"
     if args.watch:
         print(f"{output}: written anew every {page.EVERY} s while runs are at work; Ctrl-C ends it", flush=True)
-        page.watch(args.folders, output, args.comparison)
-    print(page.report(args.folders, output, args.recipe, comparison=args.comparison))
+        page.watch(args.folders, output, args.comparison, args.losses)
+    print(page.report(args.folders, output, args.recipe, comparison=args.comparison, losses=args.losses))
 
 
 COMMANDS = {

@@ -58,6 +58,42 @@ def test_each_token_has_its_own_loss(tiny_gpt2: Path, short_text: Path):
         assert losses.nll[position] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("documents", [False, True])
+def test_where_the_loss_comes_from(documents: bool, tiny_gpt2: Path, short_text: Path, tmp_path: Path):
+    size, stride = 32, 10
+    lines = short_text.read_text().splitlines(keepends=True)
+    for number in range(12):
+        (tmp_path / f"{number:02}.txt").write_text("".join(lines[9 * number : 9 * number + 9]))
+    losses = evaluate(
+        tiny_gpt2, str(tmp_path / "*.txt"), block_size=size, stride=stride, documents=documents, separator="none"
+    ).token_losses
+    table = losses.table.to_pandas()
+    lengths, context = table.groupby("document").size() if documents else [len(table)], []
+    for length in lengths:
+        prefixed = int(documents)
+        begin = 0  # of the window, in the document with its prefix
+        for place in range(prefixed, length + prefixed):
+            while place >= begin + size:
+                begin += stride
+            context.append(place - begin)
+    table["context"] = context
+    table["occurrences"] = table.groupby("token", observed=True).nll.transform("size")
+    profile, scored = losses.facts["profile"], table[table.nll.notna()]
+    for name in ("context", "occurrences"):
+        assert sum(count for _, count, _ in profile[name]) == len(scored)
+        for sizes, count, mean in profile[name]:
+            first, _, last = sizes.partition(" to ")
+            rows = scored[scored[name].between(int(first), int(last or first))]
+            assert (count, mean) == (len(rows), pytest.approx(rows.nll.mean())), (name, sizes)
+    places = table.groupby("document").cumcount() // 64
+    means = table.groupby(["document", places]).nll.agg(["mean", "count"]).query("count >= 8")["mean"].sort_values()
+    assert [mean for mean, _ in profile["easiest"]] == pytest.approx(means.head(5).tolist())
+    assert [mean for mean, _ in profile["hardest"]] == pytest.approx(means.tail(5).tolist()[::-1])
+    hardest = table[table.document.eq(means.index[-1][0]) & places.eq(means.index[-1][1])].token.tolist()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2)
+    assert profile["hardest"][0][1] == tokenizer.decode(tokenizer.convert_tokens_to_ids(hardest))
+
+
 def test_another_file_is_refused(tmp_path: Path, capsys):
     from lightning_lm.errors import Refused
 

@@ -113,7 +113,7 @@ def test_everything_can_be_reached_and_does_what_it_says(page):
 
 def test_a_page_that_loads_itself_again_keeps_what_was_chosen(browser, tmp_path):
     runs = [write_run(tmp_path / str(n), f"optimizer.lr={n + 1}", loss=3.0 + n) for n in range(3)]
-    write_page(collect(runs), tmp_path / "report.html", runs, refresh=1)
+    write_page(collect(runs), tmp_path / "report.html", runs, {}, refresh=1)
     page = new_page(browser)
     page.goto((tmp_path / "report.html").as_uri())
     page.evaluate("window.before = true")

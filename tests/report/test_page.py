@@ -1,5 +1,6 @@
 """The report against figures worked out by hand."""
 
+import json
 import math
 import re
 import shutil
@@ -7,6 +8,8 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT
 from filelock import FileLock
@@ -135,6 +138,8 @@ def test_what_cannot_be_reported(tmp_path, capsys):
         ([tmp_path / "none"], "neither a run nor a sweep"),
         ([clm, "--comparison", tmp_path / "other.json"], "no comparison of what both sides can do"),
         ([clm, "--comparison", tmp_path / "none.json"], "no comparison of what both sides can do"),
+        ([clm, "--nll", tmp_path / "other.json"], "no token losses with their profile"),
+        ([clm, "--nll", tmp_path / "none.parquet"], "no token losses with their profile"),
         ([clm, "--output", tmp_path / "no" / "page.html"], "can't be written"),
         ([clm, "--output", taken / "page.html"], "which gets its pictures, has other files; give another folder"),
         ([clm, "--recipe", "../x"], "no name of a file"),
@@ -146,6 +151,23 @@ def test_what_cannot_be_reported(tmp_path, capsys):
         (line,) = capsys.readouterr().err.splitlines()
         assert told in line
         assert not page.exists() and not (tmp_path / "report").exists()
+
+
+def test_what_tokens_cost(tmp_path):
+    clm, protocol = write_run(tmp_path / "clm", loss=3.0), {"text": "a" * 64, "separator": "none", "stride": 31}
+    protocol |= {"tokenizer": "b" * 64, "documents": "in one stream", "block_size": 32, "dtype": "float32"}
+    protocol |= dict.fromkeys(("limit", "first_token", "masking"))
+    for name, context in {"one": [["1", 3, 5.5], ["2 to 3", 4, 5.25]], "two": [["2 to 3", 4, 4.125]]}.items():
+        profile = {"context": context, "occurrences": [["1 to 3", 7, 5.0]], "hardest": [[9.5, "<hard> & long"]]}
+        facts = json.dumps({"protocol": protocol, "profile": profile | {"easiest": [[0.5, "easy"]]}})
+        table = pa.table({"nll": [1.0]}).replace_schema_metadata({"lightning_lm": facts})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    report([clm], tmp_path / "page.html", losses=[tmp_path / "one.parquet", tmp_path / "two.parquet"])
+    tables = Page((tmp_path / "page.html").read_text()).tables
+    by_context = next(table for table in tables if table and table[0][0].startswith("tokens before it"))
+    assert by_context[1:] == [["1", "5.5000", "3", "", ""], ["2 to 3", "5.2500", "4", "4.1250", "4"]]
+    passages = [table[1:] for table in tables if table and table[0] == ["mean loss", "passage"]]
+    assert passages == 2 * [[["9.5000", "<hard> & long"], ["0.5000", "easy"]]]
 
 
 def test_it_needs_no_torch(grid, tmp_path):

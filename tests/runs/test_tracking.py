@@ -193,6 +193,7 @@ def test_a_resumed_run_goes_on_under_its_id(finished, tiny_gpt2, text, tmp_path)
     assert "Would sync 2 run" in found.stdout + found.stderr
 
 
+@pytest.mark.usefixtures("fresh_wandb")
 def test_disabled_writes_nothing_and_makes_no_noise(tiny_gpt2, text, tmp_path, monkeypatch, capfd):
     for name, value in {"DISABLED": "1", "RUN_ID": "mine", "DIR": str(tmp_path / "mine")}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)

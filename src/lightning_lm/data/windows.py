@@ -64,6 +64,13 @@ class Windows:
         words, size = (self._before(last, count) - self._before(first, count) for count in counts)
         return float(words.sum()), float(size.sum())
 
+    def context(self) -> np.ndarray:
+        """How many tokens stand before each token of the stream in the window that scores it, [tokens]."""
+        every, tokens = np.arange(len(self)), np.arange(len(self.stream.tokens))
+        begin = self.begin(every)
+        ends = np.minimum(begin + self.size, self._end(every))
+        return tokens - begin[np.minimum(np.searchsorted(ends, tokens, side="right"), len(every) - 1)]
+
     def begin(self, indices: np.ndarray) -> np.ndarray:
         """Where in the stream these windows begin, [n]."""
         return indices * self.stride

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lightning_lm.data.documents import Documents
-from lightning_lm.data.token_stream import TokenStream
+from lightning_lm.data.windows import Windows
 from lightning_lm.errors import refuse
 from lightning_lm.files import replacing
 
 COLUMNS = {"document": pa.int32(), "position": pa.int64(), "token": pa.dictionary(pa.int32(), pa.string())}
 COLUMNS |= {"nll": pa.float64()}
+PASSAGE = 64  # tokens
+EXTREMES = 5  # passages that are shown of either end
+FEWEST = 8  # scored tokens, so that a passage's mean tells something
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class TokenLosses:
     Attributes:
         table: of Arrow, with the columns ``document`` (its number, from 0), ``position`` (in the stream of all tokens),
             ``token`` (as the tokenizer spells it) and ``nll`` (in nats; null where it was not scored).
-        facts: ``protocol``; ``unit`` (document or block); of each document ``bytes`` and ``beginnings``.
+        facts: ``protocol``; ``unit`` (document or block); of each document ``bytes`` and ``beginnings``; ``profile``.
     """
 
     table: pa.Table
@@ -51,20 +55,46 @@ class TokenLosses:
 
 
 def token_losses(
-    stream: TokenStream, documents: Documents, nll: np.ndarray, tokenizer: Any, protocol: dict[str, Any]
+    windows: Windows, documents: Documents, nll: np.ndarray, tokenizer: Any, protocol: dict[str, Any]
 ) -> TokenLosses:
-    """``nll`` is float64 [tokens], NaN where a token was not scored."""
-    vocabulary, index = np.unique(stream.tokens, return_inverse=True)
+    """``nll`` is float64 [tokens], NaN where a token of the windows' stream was not scored."""
+    stream = windows.stream
+    vocabulary, index, occurrences = np.unique(stream.tokens, return_inverse=True, return_counts=True)
+    document = np.repeat(documents.of_row, np.diff(stream.row_ends, prepend=0))
     pieces = pa.array(tokenizer.convert_ids_to_tokens(vocabulary.tolist()), pa.string())
     columns = [
-        pa.array(np.repeat(documents.of_row, np.diff(stream.row_ends, prepend=0)).astype(np.int32)),
+        pa.array(document.astype(np.int32)),
         pa.array(np.arange(len(nll))),
         pa.DictionaryArray.from_arrays(pa.array(index.astype(np.int32)), pieces),
         pa.array(nll, from_pandas=True),
     ]
-    sizes = documents.bytes.tolist()
-    facts = {"protocol": protocol, "unit": documents.unit, "bytes": sizes, "beginnings": documents.beginnings}
+    facts = {"protocol": protocol, "unit": documents.unit, "bytes": documents.bytes.tolist()}
+    profile = {"context": by_size(nll, windows.context(), 2), "occurrences": by_size(nll, occurrences[index], 4)}
+    profile |= extreme_passages(nll, document, stream.tokens, tokenizer)
+    facts |= {"beginnings": documents.beginnings, "profile": profile}
     return TokenLosses(pa.table(columns, pa.schema(COLUMNS)), facts)
+
+
+def by_size(nll: np.ndarray, size: np.ndarray, base: int) -> list[tuple[str, int, float]]:
+    """Of each range of sizes, from one power of ``base`` to the next: its name, the tokens scored, their mean loss."""
+    scored, edges = ~np.isnan(nll), base ** np.arange(62 // base)
+    level = np.searchsorted(edges, size[scored], side="right")  # 0 has a range of its own
+    counts, sums = np.bincount(level), np.bincount(level, nll[scored])
+    ranges = ["0", *(f"{a} to {b - 1}" if b - a > 1 else f"{a}" for a, b in pairwise(edges))]
+    return [(ranges[n], int(counts[n]), sums[n] / counts[n]) for n in np.flatnonzero(counts)]
+
+
+def extreme_passages(nll: np.ndarray, document: np.ndarray, tokens: np.ndarray, tokenizer: Any) -> dict[str, Any]:
+    """The ``hardest`` and the ``easiest`` passages of documents: mean loss and text of each."""
+    begins = np.flatnonzero(np.diff(document, prepend=-1))
+    within = np.arange(len(tokens)) - np.repeat(begins, np.diff(begins, append=len(tokens)))
+    starts = np.flatnonzero(within % PASSAGE == 0)
+    scored = np.add.reduceat(~np.isnan(nll), starts)
+    means = np.add.reduceat(np.nan_to_num(nll), starts) / np.maximum(scored, 1)
+    ranked = [n for n in np.argsort(-means) if scored[n] >= FEWEST]
+    ends = np.append(starts[1:], len(tokens))
+    passages = [(float(means[n]), tokenizer.decode(tokens[starts[n] : ends[n]])) for n in ranked]
+    return {"hardest": passages[:EXTREMES], "easiest": passages[: -EXTREMES - 1 : -1]}
 
 
 def read_token_losses(path: Path) -> TokenLosses:

@@ -12,11 +12,13 @@ CONSTRAINTS: dict[str, Constraint] = {
     "block_size": at_least(2, " tokens"),
 }
 CHOICES = {"objective": ("clm", "mlm"), "convention": ("lm-eval", "hf-docs"), "task": ("blimp", "lambada")}
+CHOICES["dtype"] = ("float32", "bfloat16")
 MASKING = ("mlm_probability", "whole_word")
 TEXT = ("separator", "documents", "prefix", "text_column", "name", "revision")
 # What says how a text is scored
-OF_TEXT = ("block_size", "stride", "objective", "batch_size", *TEXT, "convention", "pseudo", "words", "task")
-SOURCE = ("block_size", "objective", "text_column", "name", "revision")
+PLACES = ("device", "dtype", "cache_dir")
+OF_TEXT = ("block_size", "stride", "objective", "batch_size", *TEXT, *PLACES, "convention", "pseudo", "words", "task")
+SOURCE = ("block_size", "objective", "text_column", "name", "revision", *PLACES)
 # An option that says what is scored, and which others it has use for
 USES = {
     ("task", "blimp"): ("pairs", "objective"),

@@ -70,7 +70,7 @@ def score_by_token(
         protocol=facts,
         separators=count_separators(stream.tokens[~np.isnan(nll[0])], tokenizer),
         draws=np.nanmean(nll, axis=1).tolist() if draws > 1 else [],
-        build_token_losses=partial(token_losses, stream, text, nll[0], tokenizer, facts) if draws == 1 else None,
+        build_token_losses=partial(token_losses, windows, text, nll[0], tokenizer, facts) if draws == 1 else None,
     )
 
 

@@ -4,13 +4,24 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from lightning_lm.errors import Problem, Refused, nearest
-from lightning_lm.evaluation.options import MASKING, TEXT, wrong_options
+from lightning_lm.evaluation.options import MASKING, PLACES, TEXT, wrong_options
 from lightning_lm.evaluation.subject import opened_subject
 
 if TYPE_CHECKING:
     from lightning_lm.evaluation.result import Evaluation
 
-KNOWN = ("block_size", "stride", "objective", "batch_size", "convention", "mask_draws", "pseudo", "words", "task")
+KNOWN = (
+    "block_size",
+    "stride",
+    "objective",
+    "batch_size",
+    "convention",
+    "mask_draws",
+    "pseudo",
+    "words",
+    "task",
+    *PLACES,
+)
 LAMBADA = "EleutherAI/lambada_openai"  # on the Hub
 
 
@@ -29,6 +40,8 @@ def evaluate(  # noqa: PLR0913 (each is an option of the command)
     pseudo: int | None = None,
     words: int | None = None,
     task: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
     **text_options: Any,
 ) -> "Evaluation":
     """Exact figures of a run's or another model on a text.
@@ -49,9 +62,12 @@ def evaluate(  # noqa: PLR0913 (each is an option of the command)
         words: accuracy and rank of so many words of the text, each guessed from its context; None: the whole text.
         task: ``lambada`` for the last words of passages, of which each row of the text is one; without ``data`` those
             of LAMBADA, from the Hub.
+        device: such as ``cpu`` or ``cuda:1``; None: the GPU where there is one.
+        dtype: ``bfloat16`` for the weights, and so the products; None: ``float32``.
         text_options: ``separator`` between rows (None: the run's, or ``auto``); ``documents``, whether windows stay
             inside documents, and the ``prefix`` before each (None: the run's, or no, and ``auto``); ``text_column``,
-            ``name`` and ``revision`` of a data set.
+            ``name`` and ``revision`` of a data set; ``cache_dir``, where tokens are kept (None: the run's, or the
+            default).
 
     Raises:
         Refused: there is no such model or text, or they don't go together.
@@ -62,13 +78,16 @@ def evaluate(  # noqa: PLR0913 (each is an option of the command)
         "pseudo": pseudo,
         "words": words,
         "task": task,
+        "device": device,
+        "dtype": dtype,
         **(masking or {}),
         **text_options,
     }
     given |= {} if mask_draws == 1 else {"mask_draws": mask_draws}
     check_options({name: value for name, value in given.items() if value is not None})
     data = LAMBADA if task == "lambada" and data is None else data
-    with opened_subject(os.fspath(model), data, split, objective, masking or {}, **text_options) as subject:
+    chosen = {"device": device, "dtype": dtype, **(masking or {})}
+    with opened_subject(os.fspath(model), data, split, objective, chosen, **text_options) as subject:
         if convention == "lm-eval":
             from lightning_lm.evaluation.lm_eval import score_by_page
 

@@ -70,13 +70,14 @@ class Subject:
         if self.data is None and scored and scored["text"] != result["protocol"]["text"]:
             log.warning("%s: its %s text has changed since the run was scored", self.model, self.split)
         names = self.model, self.opened.objective.facts.name, self.data, self.split
+        result["protocol"]["dtype"] = str(self.opened.model.dtype).removeprefix("torch.")
         result |= {"trained_block_size": self.run and self.run.data.block_size}
         return Evaluation(*names, made_with=made_with(self.opened.model, self.opened.place), **result)
 
 
 @contextmanager
 def opened_subject(
-    model: str, data: str | None, split: str, objective: str | None, masking: dict[str, Any], **text_options: Any
+    model: str, data: str | None, split: str, objective: str | None, model_options: dict[str, Any], **text_options: Any
 ) -> Iterator[Subject]:
     """Within it, too, what is refused is told to someone who typed arguments; they are those of ``evaluate``.
 
@@ -88,7 +89,7 @@ def opened_subject(
     key = "train" if data and isinstance(text, TextDataConfig) else split  # of local files any name serves
     try:
         local = text.build() if text.dataset is None else None  # what isn't there is told before torch is loaded
-        opened = open_model(model, objective, strict=False, dataset=text.dataset, **masking)
+        opened = open_model(model, objective, strict=False, dataset=text.dataset, **model_options)
         corpus = local or text.build()
         if key not in corpus.keys:
             raise refuse("--split", key, "the data has no such split", nearest(key, list(corpus.keys)))

@@ -13,6 +13,7 @@ from lightning_lm.config.schema import Config
 from lightning_lm.constraints import REPOSITORY, looks_local
 from lightning_lm.data.schema import SPLITS, DataConfig, HubDataConfig, Prefix, Separator, TextDataConfig
 from lightning_lm.errors import EXPORT_AGAIN, Problem, Refused, nearest, refuse
+from lightning_lm.faults import innermost
 from lightning_lm.files import export_damage
 from lightning_lm.hub.access import go_offline_if_unreachable, in_cache, not_at_hand
 from lightning_lm.objectives.facts import MASKED_SHIFT
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class OpenedModel:
-    """A trained model at hand: in float32 and eval mode, on the GPU where there is one."""
+    """A trained model at hand, in eval mode."""
 
     model: Any  # of transformers
     tokenizer: Any
@@ -74,7 +75,14 @@ def trained_for(place: str, run: Config | None) -> str | None:
 
 
 def open_model(
-    name: str, objective: str | None, *, strict: bool, dataset: str | None = None, **masking: Any
+    name: str,
+    objective: str | None,
+    *,
+    strict: bool,
+    dataset: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    **masking: Any,
 ) -> OpenedModel:
     """Load the model that a name stands for.
 
@@ -83,6 +91,8 @@ def open_model(
         objective: the one to use; None: the one that the model was trained for.
         strict: whether a model that was trained for another one is refused; a run's always is.
         dataset: a data set that may be on the Hub too.
+        device: where the model goes; None: on the GPU where there is one.
+        dtype: of its weights; None: float32.
         masking: settings of masked language modelling, where they shall be others than the model's own.
 
     Raises:
@@ -125,9 +135,12 @@ def open_model(
     model = load_trained_model(place, built, tokenizer)
     if built.facts.kind == "masked":
         built.shift = getattr(model.config, MASKED_SHIFT, built.shift)
-    if torch.cuda.is_available():
-        model.cuda()
-    else:
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        model.to(device, getattr(torch, dtype or "float32"))
+    except (RuntimeError, AssertionError) as error:  # no such device, as torch says it
+        raise refuse("--device", device, innermost(error), "give cpu, cuda, or cuda:N") from error
+    if device == "cpu":
         keep_freed_blocks()
     return OpenedModel(model, tokenizer, built, place)
 
@@ -140,6 +153,7 @@ def data_config(
     separator: str | None = None,
     documents: bool | None = None,
     prefix: str | None = None,
+    cache_dir: str | None = None,
     **hub: str | None,
 ) -> DataConfig:
     """Settings of the text to evaluate on: ``data``, or else the run's own.
@@ -151,6 +165,7 @@ def data_config(
         separator: between rows; None: the run's, or the default, as of those that follow.
         documents: whether windows stay inside documents.
         prefix: what is put before each document then.
+        cache_dir: where its tokens are kept.
         hub: ``text_column``, ``name`` and ``revision``, None where not given.
 
     Raises:
@@ -166,6 +181,8 @@ def data_config(
             common[name] = choices(value)
     if documents is not None:
         common["documents"] = documents
+    if cache_dir is not None:
+        common["cache_dir"] = cache_dir
     if prefix is not None and not common.get("documents"):
         raise refuse("--prefix", prefix, "nothing stands before a stream", "give --documents, too")
     if data is None and own is None:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from lightning_lm.config.composition import CONF
 from lightning_lm.errors import refuse
+from lightning_lm.faults import first_line
 from lightning_lm.report.comparison import by_objective, configurations, levels, loss_unit, short_name, winner
 from lightning_lm.report.content import page_content, part
 from lightning_lm.report.curves import FIGURES, OVER, Curves, read_curves
@@ -19,6 +20,7 @@ from lightning_lm.report.pruning import rank_correlations
 from lightning_lm.report.runs import SavedRun, collect
 from lightning_lm.runs.folder import in_use, read_json_file, sweep_name, write_text
 from lightning_lm.runs.numbers import brief_name, duration, format_value, mean_and_spread
+from lightning_lm.runs.protocol import as_line
 
 EVERY = 10  # seconds between two looks at the folders
 PICTURES = (".png", ".svg")
@@ -31,6 +33,7 @@ def report(
     recipe_name: str | None = None,
     conf: Path = CONF,
     comparison: Path | None = None,
+    losses: Sequence[Path] = (),
 ) -> str:
     """Write the page, beside it the pictures in ``report/``, and, where a name is given, the best run as a recipe.
 
@@ -39,6 +42,7 @@ def report(
         output: the page.
         recipe_name: of the recipe in ``conf``.
         comparison: a file of ``lightning-lm compare --json``, which the page then shows, too.
+        losses: files of ``lightning-lm evaluate --nll``, likewise.
 
     Returns:
         What was written, for people.
@@ -46,7 +50,7 @@ def report(
     Raises:
         Refused: there is nothing to compare, or the recipe that was asked for can't be written.
     """
-    runs, beside = collect(folders), comparison and read_comparison(comparison)
+    runs, beside = collect(folders), others(comparison, losses)
     check_output(output)
     recipe = recipe_name and write_recipe(runs, recipe_name, conf)
     write_page(runs, output, folders, beside)
@@ -54,10 +58,10 @@ def report(
     return f"{written}\n{os.path.relpath(recipe)}: python train.py experiment={recipe.stem}" if recipe else written
 
 
-def watch(folders: Sequence[Path], output: Path, comparison: Path | None = None) -> None:
+def watch(folders: Sequence[Path], output: Path, comparison: Path | None = None, losses: Sequence[Path] = ()) -> None:
     """Write the page again and again, which then loads itself again, as long as a run or a sweep is at work."""
     check_output(output)
-    beside = comparison and read_comparison(comparison)
+    beside = others(comparison, losses)
     while True:
         runs = collect(folders)
         if not (any(run.status == "running" for run in runs) or any(map(in_use, folders))):
@@ -94,7 +98,7 @@ def write_page(
     runs: list[SavedRun],
     output: Path,
     folders: Sequence[Path],
-    comparison: dict[str, Any] | None = None,
+    beside: dict[str, Any],
     refresh: int | None = None,
 ) -> None:
     from jinja2 import Environment, PackageLoader  # with its libraries for pictures a second: only now
@@ -119,7 +123,7 @@ def write_page(
     data = drawn(parts, looks, curves_of) | {"refresh": refresh}
     shown = page_content(runs) | {
         "parts": parts,
-        "comparison": comparison,
+        **beside,
         "looks": looks,
         "title": ", ".join(map(sweep_name, folders)),
         "folders": shlex.join(os.path.relpath(folder) for folder in folders),
@@ -133,6 +137,28 @@ def write_page(
         "plotly": Markup(get_plotlyjs()),
     }
     write_text(output, environment.get_template("report.html").render(**shown))
+
+
+def others(comparison: Path | None, losses: Sequence[Path]) -> dict[str, Any]:
+    """What the page shows that stands in no run folder."""
+    profiles = {path.stem: read_profile(path) for path in losses}
+    return {"comparison": comparison and read_comparison(comparison), "profiles": profiles}
+
+
+def read_profile(path: Path) -> dict[str, Any]:
+    """Where a model's losses come from, as ``lightning-lm evaluate --nll`` has summed them up, and its ``protocol``.
+
+    Raises:
+        Refused: it is another file.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        facts = json.loads(pq.read_metadata(path).metadata[b"lightning_lm"])
+        return facts["profile"] | {"protocol": as_line(facts["protocol"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        remedy = "write one with lightning-lm evaluate --nll FILE"
+        raise refuse("--nll", path, f"no token losses with their profile ({first_line(error)})", remedy) from error
 
 
 def read_comparison(path: Path) -> dict[str, Any]:
