@@ -154,15 +154,14 @@ def test_several_models_on_several_texts(capsys, tmp_path: Path, tiny_gpt2: Path
 @pytest.mark.parametrize("objective", ["clm", "mlm"])
 def test_weights_in_half_precision(objective: str, tiny_gpt2: Path, tiny_bert: Path, short_text: Path):
     model = {"clm": tiny_gpt2, "mlm": tiny_bert}[objective]
-    options = [{}, {"words": 9}, {"pseudo": 9} if objective == "mlm" else {"convention": "hf-docs"}]
-    for chosen in options:
-        whole, half = (
-            score(model, str(short_text), dtype=dtype, device="cpu", **chosen) for dtype in (None, "bfloat16")
-        )
-        assert (whole.protocol["dtype"], half.protocol["dtype"]) == ("float32", "bfloat16")
-        for name, value in whole.figures.items():
-            assert half.figures[name] == pytest.approx(value, rel=0.03), name
-        assert half.figures != whole.figures
+    other = {"pseudo": 99} if objective == "mlm" else {"convention": "hf-docs"}
+    for chosen in ({}, other, {"words": 9}):
+        results = [score(model, str(short_text), dtype=dtype, device="cpu", **chosen) for dtype in (None, "bfloat16")]
+        assert [result.protocol["dtype"] for result in results] == ["float32", "bfloat16"]
+        whole, half = (result.figures for result in results)
+        if "words" not in chosen:  # whose ranks may well be the same, or far apart
+            assert half != whole
+            assert half == pytest.approx(whole, rel=0.05, abs=0.02)
 
 
 def test_push_hands_over_and_reports(capsys, monkeypatch, tmp_path: Path):
