@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 import yaml
 from hub_files import wikitext_rows, write_small_gpt2, write_wikitext
-from hub_server import TOKEN, HubServer, read_folder
+from hub_server import TOKEN, HubServer, Refusal, read_folder
 from run_folders import write_grid
 
 from lightning_lm.cli import main
@@ -218,6 +219,37 @@ def test_dry_run_and_refusals_send_nothing_and_one_commit_is_made(sources, tmp_p
     assert set(server.repos) == {("models", "tester/s")}
     repo = server.repos["models", "tester/s"]
     assert len(repo.messages) == 1 and repo.private
+
+
+class KillingHub(HubServer):
+    """Kills the client that sends a first commit, when the weights are there already."""
+
+    client: subprocess.Popen | None = None
+
+    def commit(self, kind: str, name: str, lines: bytes) -> dict:
+        if self.client:
+            self.client.kill()
+            raise Refusal(503, "")
+        return super().commit(kind, name, lines)
+
+
+def test_a_push_that_was_killed_leaves_nothing_half_visible_and_goes_on(sources, tmp_path):
+    *_, run = sources
+    code = (
+        "import os\nfrom pathlib import Path\n"
+        + REFUSALS
+        + 'hub.verify = lambda run: 0.0\nprint(attempt(run, "small"))'
+    )
+    with KillingHub(lfs=True) as server:
+        environment = server.environment(tmp_path / "home", token=TOKEN) | {"RUN": str(run)}
+        with subprocess.Popen([sys.executable, "-c", code], env=environment) as server.client:
+            assert server.client.wait(120) == -signal.SIGKILL
+        repo = server.repos["models", "tester/small"]
+        assert set(repo.files) == {".gitattributes"} and not repo.messages, "the Hub's own file alone"
+        server.client = None
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True, stdout=subprocess.DEVNULL)
+    assert set(repo.files) == {".gitattributes", *read_folder(run / "export")} and len(repo.messages) == 1
+    assert [method for method, path in server.requests if path.startswith("/objects/")] == ["PUT"], "sent once"
 
 
 def test_the_check_of_a_masked_model_is_the_float64_mean_over_its_labels(tmp_path):
