@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_lm import cli
 from lightning_lm.evaluation.comparison import compare_models
+from lightning_lm.evaluation.nll import read_token_losses
 from lightning_lm.evaluation.scoring import evaluate
 
 
@@ -73,6 +74,18 @@ def test_a_model_is_no_better_than_itself(folder: Path, tiny_gpt2: Path, capsys)
     assert "No difference between the models can be told from chance." in stdout
     code, stdout, _ = call(capsys, "compare", folder / "a.parquet", folder / "b.parquet")
     assert "The better model is" in stdout
+
+
+def test_causal_losses_of_another_objective_are_compared(folder: Path, tmp_path: Path):
+    """A hybrid's loss is that of its causal part."""
+    table = read_token_losses(folder / "b.parquet")
+    table.facts["protocol"]["objective"] = "hybrid"
+    table.write(tmp_path / "hybrid.parquet")
+    found, expected = (
+        compare_models(str(folder / "a.parquet"), str(b / f"{n}.parquet"))
+        for b, n in ((tmp_path, "hybrid"), (folder, "b"))
+    )
+    assert (found.losses, found.cautions) == (expected.losses, [])
 
 
 def test_other_tokenizers_are_compared_by_byte(folder: Path):

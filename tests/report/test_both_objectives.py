@@ -75,6 +75,14 @@ def test_nothing_is_chosen_across_objectives(sweep, capsys):
     assert "there is no best run" in capsys.readouterr().err
 
 
+def test_objectives_of_one_kind_are_compared(tmp_path):
+    for name, loss in {"clm": 3.0, "hybrid": 2.5}.items():
+        write_run(tmp_path / name, f"objective={name}", "model=bert-tiny", "model.config.is_decoder=true", loss=loss)
+    runs = collect([tmp_path / "clm", tmp_path / "hybrid"])
+    assert list(by_objective(runs)) == ["clm"]
+    assert winner(runs).name == "hybrid" and not cautions(runs)
+
+
 def test_what_a_comparison_has_found_stands_first(sweep, comparison, tmp_path):
     typed = ["report", str(sweep), "--output", str(tmp_path / "page.html"), "--comparison", str(comparison)]
     assert cli.main(typed) == 0

@@ -12,6 +12,7 @@ from lightning_lm.errors import refuse
 from lightning_lm.evaluation.nll import read_token_losses
 from lightning_lm.evaluation.scoring import evaluate
 from lightning_lm.inference.sources import locate, trained_for
+from lightning_lm.objectives.schema import OBJECTIVES
 from lightning_lm.runs.protocol import differing
 
 MOST_SHOWN = 3  # documents for each side
@@ -56,7 +57,7 @@ def compare_models(a: str, b: str, data: str | None = None, split: str = "test")
         trained_for(*locate(name)) if table is None else table.facts["protocol"]["objective"]
         for name, table in zip(names, tables, strict=True)
     ]
-    if len({*objectives} - {None}) > 1:
+    if len({OBJECTIVES[name].facts.kind for name in objectives if name is not None}) > 1:
         wrong = f"{' and '.join(map(str, objectives))} losses mean different things"
         raise refuse("B", b, wrong, "give --words or --blimp, which compare what both can do")
     losses = [table or evaluate(name, data, split).token_losses for name, table in zip(names, tables, strict=True)]
@@ -97,7 +98,7 @@ def compare_models(a: str, b: str, data: str | None = None, split: str = "test")
 
 def conditions(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     """What differs in how they were scored and can move the figures."""
-    unlike = {name: pair for name, pair in differing([first, second]).items() if name != "tokenizer"}
+    unlike = {name: pair for name, pair in differing([first, second]).items() if name not in ("tokenizer", "objective")}
     parts = [f"{name.replace('_', ' ')} {a} for A, {b} for B" for name, (a, b) in unlike.items()]
     return [f"they were scored in different ways: {'; '.join(parts)}"] if parts else []
 

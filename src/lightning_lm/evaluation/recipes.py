@@ -11,6 +11,7 @@ from lightning_lm.config.composition import flat
 from lightning_lm.config.schema import may_change
 from lightning_lm.errors import Problem, Refused, refuse
 from lightning_lm.evaluation.comparison import conditions, shown, verdict_lines
+from lightning_lm.objectives.schema import OBJECTIVES
 from lightning_lm.runs.folder import job_status, read_json_file
 from lightning_lm.runs.protocol import differing
 from lightning_lm.runs.settings import UNREADABLE, read_settings
@@ -176,7 +177,7 @@ def _figure(groups: list[Group], split: str) -> str:
     ledgers = [group.ledger(split) for group in groups if group.runs]
     objectives = {group.settings["objective.name"] for group in groups}
     limits = {group.settings.get(f"trainer.limit_{PREFIXES[split]}_batches") for group in groups}
-    if len(objectives) > 1:
+    if len({OBJECTIVES[name].facts.kind for name in objectives}) > 1:
         wrong = f"{' and '.join(sorted(objectives))} losses mean different things"
         raise refuse("B", groups[1].name, wrong, "give --words or --blimp, which compare what both can do")
     if len({tuple(ledger.get(name) for name in TEXT_COUNTS) for ledger in ledgers}) > 1 or len(limits) > 1:

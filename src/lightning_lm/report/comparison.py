@@ -69,13 +69,22 @@ class Configuration:
 
 
 def by_objective(runs: list[SavedRun]) -> dict[str, list[SavedRun]]:
-    """Objective → its runs; those that have no settings are among the first."""
-    names = list(dict.fromkeys(run.settings["objective.name"] for run in runs if run.settings)) or [""]
-    return {name: [run for run in runs if run.settings.get("objective.name", names[0]) == name] for name in names}
+    """Objective → its runs, and those of others of its kind, whose losses mean the same.
+
+    Runs that have no settings are among the first.
+    """
+    first_of = {kind_of(run): run.settings["objective.name"] for run in reversed(runs) if run.settings}
+    kinds = list(dict.fromkeys(kind_of(run) for run in runs if run.settings)) or [""]
+    return {first_of.get(kind, ""): [run for run in runs if (kind_of(run) or kinds[0]) == kind] for kind in kinds}
+
+
+def kind_of(run: SavedRun) -> str | None:
+    """Such as "causal"; None where a run has no settings."""
+    return OBJECTIVES[run.settings["objective.name"]].facts.kind if run.settings else None
 
 
 def like_with_like(runs: list[SavedRun]) -> dict[str, list[SavedRun]]:
-    """What makes runs comparable, for people → the finished runs of one objective, text and length.
+    """What makes runs comparable, for people → the finished runs of one kind, text and length.
 
     Where the tokenizers differ, runs have bits per byte in common, or nothing.
     """
@@ -84,7 +93,7 @@ def like_with_like(runs: list[SavedRun]) -> dict[str, list[SavedRun]]:
         if run.loss is not None:
             entry = run.ledger.get("validation") or {}
             rows[run.folder] = {
-                "objective": run.settings.get("objective.name"),
+                "objective": kind_of(run),
                 "validation bytes": entry.get("bytes"),
                 "token stream": None if "val/bits_per_byte" in run.summary else str(entry.get("key"))[:8],
                 **{name: run.settings.get(name) for name in LENGTHS},
