@@ -29,7 +29,14 @@ log = logging.getLogger(__name__)
 
 
 TIMED_OUT = re.compile(r"[Tt]imed out|wait timeout|[Tt]imeout\(ms\)")  # what gloo, NCCL and their store say of a wait
-PRELOADED = ["lightning_lm.training.trainer", "lightning_lm.runs.export", "lightning_lm.runs.plots", "wandb"]
+PRELOADED = [  # by the fork server, so that not every rank and job imports it
+    "lightning_lm.training.fit",
+    "lightning_lm.data.corpora.text_files",
+    "transformers.generation.utils",
+    "transformers.optimization",
+    "matplotlib.backends.backend_agg",
+    "wandb",
+]
 
 
 def start(job: Config, named: bool, run_test: bool = True) -> float:

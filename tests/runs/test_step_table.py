@@ -2,6 +2,7 @@
 
 import csv
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from lightning_lm.api import Run
 from lightning_lm.errors import Refused
-from lightning_lm.runs.step_table import StepTable
+from lightning_lm.runs.step_table import StepTable, read_series
 from lightning_lm.runs.tracking import RunFolderLogger
 
 COLUMNS = ["step", "prompt", "text"]
@@ -57,3 +58,16 @@ def test_rows_that_a_run_lacks_when_it_goes_on_are_told(tmp_path, caplog):
 def test_a_run_that_begins_lacks_no_rows(tmp_path, caplog):
     RunFolderLogger(tmp_path).go_on_from(0, 10)
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "rows", [[], [("1", "", "")], [("1", "2.5", ""), ("2", "", ""), ("30", "-1e3", ""), ("4", "5")]]
+)
+def test_a_series_is_what_stands_in_its_column(rows, tmp_path):
+    """Without the empty cells, and without the row that is still being written."""
+    table = tmp_path / "metrics.csv"
+    table.write_text("".join(",".join(row) + "\n" for row in [("step", "a", "b"), *rows]))
+    steps, values = read_series(table).get("a", (np.array([]), np.array([])))
+    expected = [(int(row[0]), float(row[1])) for row in rows if len(row) == 3 and row[1]]
+    assert list(zip(steps.tolist(), values.tolist(), strict=True)) == expected
+    assert "b" not in read_series(table)
