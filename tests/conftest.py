@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from composing import compose
 from hypothesis import settings
 from resumable import settings as run_settings
 from tiny import write_bert, write_gpt2, write_text
 
 from lightning_lm.config.composition import register
-from lightning_lm.config.overrides import compose
 from lightning_lm.launch import PRELOADED
 
 ROOT = Path(__file__).parents[1]
@@ -116,6 +116,14 @@ def pytest_sessionfinish(exitstatus: int) -> None:
     timer.daemon = True
     timer.start()
     faulthandler.dump_traceback_later(180, exit=True)  # where even that thread no longer runs
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_rendezvous() -> None:
+    """For each line of its log torch's agent walks the stack, which takes a tenth of a second within pytest."""
+    from torch.distributed.elastic.rendezvous import dynamic_rendezvous
+
+    dynamic_rendezvous.get_method_name = lambda: "rendezvous"
 
 
 @pytest.fixture(autouse=True)

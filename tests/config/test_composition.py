@@ -4,9 +4,10 @@ import subprocess
 import sys
 
 import pytest
-from conftest import compose
+from composing import compose
 from hydra.core.global_hydra import GlobalHydra
 
+from lightning_lm.config import overrides
 from lightning_lm.config.validation import check
 from lightning_lm.errors import Refused
 
@@ -58,3 +59,17 @@ def test_composing_leaves_hydra_as_it_was():
     before = GlobalHydra.instance().hydra
     assert compose("experiment=quickstart").name == "quickstart"
     assert GlobalHydra.instance().hydra is before
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "experiment=quickstart_mlm logger=none seed=3 run_dir=outputs/here",
+        "optimizer.lr=0.5 optimizer=muon data=text data.train=[a,b] objective.prompts=['The,river'] name=1 run_dir=r",
+        "model=gpt2-tiny model.config.n_layer=2 callbacks=ema callbacks.ema.decay=0.5 ++optimizer.lr=2 run_dir=r",
+    ],
+)
+def test_the_tests_compose_what_the_package_composes(typed):
+    """Twice, since what was merged once is used again."""
+    for _ in range(2):
+        assert compose(*typed.split(" ")) == overrides.compose(*typed.split(" "))

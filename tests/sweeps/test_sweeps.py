@@ -25,7 +25,7 @@ from lightning_lm.config.composition import hydra_at, typed_job
 
 @pytest.fixture
 def command(tiny_gpt2, text, tmp_path, train_py):
-    """``train.py`` with a small model, as a command that prints to files, or without a process of its own."""
+    """``train.py`` with a small model, as a command that prints to files, or as a sweep in this process."""
     settings = [
         *(f"data.{split}={text}" for split in ("train", "validation")),
         f"data.test={part_of(text)}",
@@ -53,7 +53,7 @@ def command(tiny_gpt2, text, tmp_path, train_py):
         return code, (tmp_path / "out").read_text(), (tmp_path / "err").read_text()
 
     run.start, run.folder = start, tmp_path
-    run.here = lambda *overrides: train_py(*settings, *overrides)
+    run.here = lambda *overrides: train_py("-m", *settings, *overrides)
     return run
 
 
@@ -134,7 +134,7 @@ def test_a_grid_is_cut_off_and_gone_on_with(devices, command):
 
 def test_a_grid_gets_further_jobs_of_its_own(command):
     """As ``lightning-lm next`` writes them: they come last, and the same command again adds none."""
-    grid = ["hydra.mode=MULTIRUN", "trainer.max_epochs=1", "hydra.sweep.dir=s"]
+    grid = ["trainer.max_epochs=1", "hydra.sweep.dir=s"]
     assert command.here(*grid, "hydra.sweeper.more=[{seed:3}]")[0] == 2, "there is no sweep yet"
     assert command.here(*grid, "optimizer.lr=1e-3,1e-2")[0] == 0
     more = "hydra.sweeper.more=[{optimizer.lr:0.003,optimizer.weight_decay:0.1,seed:3},{optimizer.lr:1e-2}]"
@@ -163,9 +163,7 @@ def test_a_refused_and_a_killed_job_leave_the_others_alone(command):
 
     killer = threading.Thread(target=kill_what_trains)
     killer.start()
-    code, out, err = command.here(
-        "hydra.mode=MULTIRUN", "trainer.max_epochs=3,100000", "optimizer.lr=1e-2", "hydra.sweep.dir=s"
-    )
+    code, out, err = command.here("trainer.max_epochs=3,100000", "optimizer.lr=1e-2", "hydra.sweep.dir=s")
     killer.join()
     assert code == len(killed) == 1
     assert summary(folder / "0")["status"] == "finished"
@@ -191,7 +189,7 @@ def test_the_processes_of_a_killed_command_end_too(command):
 
 
 def test_where_only_the_seed_varies_each_job_is_tested(command):
-    code, out, err = command.here("hydra.mode=MULTIRUN", "seed=0,1", "trainer.max_steps=2", "hydra.sweep.dir=s")
+    code, out, err = command.here("seed=0,1", "trainer.max_steps=2", "hydra.sweep.dir=s")
     assert code == 0, err
     losses = [summary(command.folder / "s" / job)["test/loss"] for job in "01"]
     assert losses[0] != losses[1] and f"{fmean(losses):.4f} ± {stdev(losses):.4f}" in out
@@ -200,7 +198,7 @@ def test_where_only_the_seed_varies_each_job_is_tested(command):
 
 @pytest.mark.slow
 def test_a_study_that_goes_on_names_its_done_trials(command):
-    typed = ["hydra.mode=MULTIRUN", "optimizer.lr=interval(1e-3,1e-2)", "hydra.sweep.dir=s", "hydra.sweeper.trials=1"]
+    typed = ["optimizer.lr=interval(1e-3,1e-2)", "hydra.sweep.dir=s", "hydra.sweeper.trials=1"]
     typed += ["hydra.sweeper.seed=0", "trainer.max_steps=1"]
     assert command.here(*typed)[0] == 0
     code, _, err = command.here(*typed)
@@ -215,12 +213,12 @@ def test_a_search_that_cannot_work_is_refused_before_its_folder_exists(command, 
         (["hydra.sweep.subdir=${hydra.job.override_dirname}"], "hydra.sweep.subdir"),
         (["run_dir=outputs/mine"], "name the sweep's: hydra.sweep.dir=FOLDER"),
     ]:
-        code, out, err = command.here("hydra.mode=MULTIRUN", "optimizer.lr=1e-3,1e-2", "hydra.sweep.dir=s", *arguments)
+        code, out, err = command.here("optimizer.lr=1e-3,1e-2", "hydra.sweep.dir=s", *arguments)
         assert (code, out, len(err.splitlines())) == (2, "", 1), err
         assert told in err and not (command.folder / "s").exists()
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    code, _, err = command.here("hydra.mode=MULTIRUN", "optimizer.lr=1e-3,1e-2", "hydra.sweep.dir=s")
+    code, _, err = command.here("optimizer.lr=1e-3,1e-2", "hydra.sweep.dir=s")
     assert code == 2 and "would sweep" in err
 
 
