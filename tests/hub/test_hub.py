@@ -124,6 +124,12 @@ del os.environ["HF_TOKEN"]
 tokenizer = AutoTokenizer.from_pretrained("tester/small")
 model = AutoModelForCausalLM.from_pretrained("tester/small")
 answers["pushed sum"] = sum(p.double().sum().item() for p in model.parameters())
+from lightning_lm.evaluation.scoring import evaluate
+text = Path(os.environ["HF_HOME"]) / "text.txt"
+text.write_text("the old town " * 50)
+for name in (str(run / "export"), "tester/small"):
+    scored = evaluate(name, str(text), block_size=32)
+    answers[f"scored {name}"] = scored.figures, scored.protocol, scored.made_with["model"]
 print(json.dumps(answers))
 """
 
@@ -170,6 +176,10 @@ def test_push_then_load_back(sources, answered):
 
     model = GPT2LMHeadModel.from_pretrained(folder / "gpt2")
     assert got["pushed sum"] == sum(p.double().sum().item() for p in model.parameters())
+
+    *ours, weights = got[f"scored {run / 'export'}"]
+    *pulled, revision = got["scored tester/small"]
+    assert pulled == ours and len(weights) == 12 and revision == pushed.head
 
     assert got["no token"] == (
         "refused repo=small: nobody is logged in to the Hub; log in with `hf auth login` or set HF_TOKEN"

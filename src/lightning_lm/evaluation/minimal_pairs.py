@@ -119,7 +119,7 @@ def score_pairs(
         np.array([pair["field"] for pair in flat]),
         {form: np.concatenate(parts) for form, parts in right.items()},
         protocol,
-        made_with(opened.model, opened.place),
+        made_with(opened.place),
     )
 
 

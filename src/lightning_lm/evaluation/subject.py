@@ -72,7 +72,7 @@ class Subject:
         names = self.model, self.opened.objective.facts.name, self.data, self.split
         result["protocol"]["dtype"] = str(self.opened.model.dtype).removeprefix("torch.")
         result |= {"trained_block_size": self.run and self.run.data.block_size}
-        return Evaluation(*names, made_with=made_with(self.opened.model, self.opened.place), **result)
+        return Evaluation(*names, made_with=made_with(self.opened.place), **result)
 
 
 @contextmanager

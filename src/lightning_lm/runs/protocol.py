@@ -87,14 +87,28 @@ def differing(protocols: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     return {name: of_all for name, of_all in values.items() if any(value != of_all[0] for value in of_all)}
 
 
-def made_with(model: Any, place: str) -> dict[str, Any]:
-    """What a figure belongs to and can be made again with: the model's hash or revision, the commit, the versions."""
-    folder = Path(place)
-    weights = {name: crc for name, crc in checksums(folder).items() if name.endswith((".safetensors", ".bin"))}
+def made_with(place: str) -> dict[str, Any]:
+    """What a figure belongs to and can be made again with: the model's hash or revision, the commit, the versions.
+
+    Args:
+        place: the model's folder, or its id on the Hub, from where it has been loaded.
+    """
     here = environment()
     return {
-        "model": short_hash(weights) if folder.is_dir() else getattr(model.config, "_commit_hash", None),
+        "model": _weights_hash(Path(place)) if Path(place).is_dir() else _revision(place),
         "commit": here["commit"],
         "uncommitted": bool(here["uncommitted"]),
         "versions": here["versions"],
     }
+
+
+def _weights_hash(folder: Path) -> str:
+    weights = {name: crc for name, crc in checksums(folder).items() if name.endswith((".safetensors", ".bin"))}
+    return short_hash(weights)
+
+
+def _revision(model: str) -> str | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(model, "config.json")  # of the cache's newest commit, in whose folder it lies
+    return Path(path).parent.name if isinstance(path, str) else None
