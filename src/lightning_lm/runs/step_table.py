@@ -90,4 +90,9 @@ def _numpy(column: "pyarrow.DoubleArray") -> "np.ndarray":
     """What ``to_numpy`` does, but that imports pandas, which takes half a second."""
     import numpy as np
 
-    return np.frombuffer(column.fill_null(np.nan).buffers()[1], np.float64, len(column))
+    present, numbers = column.buffers()
+    values = np.frombuffer(numbers, np.float64, len(column))
+    if present is None:
+        return values
+    bits = np.unpackbits(np.frombuffer(present, np.uint8), count=len(column), bitorder="little")
+    return np.where(bits, values, np.nan)
