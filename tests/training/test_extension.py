@@ -15,15 +15,17 @@ from lightning_lm.run import train
 from lightning_lm.training.checkpoints import EXTEND, step_of
 from lightning_lm.training.telemetry import Telemetry
 
-# Each ends after 20 steps, then after 32; an epoch has 13. Scheduler → the step that it goes on from, more settings
+END, LATER = 12, 20  # steps
+# Scheduler → the step that the run goes on from, more settings
 CASES = {
-    "constant": (19, ("trainer.log_every_n_steps=3",)),
-    "wsd": (16, ("trainer.val_every_n_steps=4", "callbacks=ema", "callbacks.ema.decay=0.5")),
+    "constant": (11, ("trainer.log_every_n_steps=3",)),
+    "wsd": (9, ("trainer.val_every_n_steps=4", "callbacks=ema", "callbacks.ema.decay=0.5")),
 }
 
 
 def job(scheduler, model, text, run, *more):
-    return compose(*settings(model, text, run, f"scheduler={scheduler}", *CASES[scheduler][1], *more))
+    short = (f"trainer.max_steps={LATER}", "trainer.limit_train_batches=8")
+    return compose(*settings(model, text, run, *short, f"scheduler={scheduler}", *CASES[scheduler][1], *more))
 
 
 def summary(run):
@@ -32,9 +34,9 @@ def summary(run):
 
 @pytest.fixture(scope="module", params=CASES)
 def ended(request, dropping, text, tmp_path_factory):
-    """A scheduler, a run that has ended after 20 steps, and one that had the later end from the start."""
+    """A scheduler, a run that has ended, and one that had the later end from the start."""
     folder = tmp_path_factory.mktemp(request.param)
-    train(job(request.param, dropping, text, folder / "run", "trainer.max_steps=20"))
+    train(job(request.param, dropping, text, folder / "run", f"trainer.max_steps={END}"))
     train(job(request.param, dropping, text, folder / "whole"))
     return request.param, folder / "run", folder / "whole"
 
@@ -43,7 +45,7 @@ def test_a_finished_run_with_a_later_end(ended, dropping, text, tmp_path, capsys
     scheduler, finished, whole = ended
     run = shutil.copytree(finished, tmp_path / "run")
     assert step_of(run / "checkpoints" / EXTEND) == CASES[scheduler][0]
-    assert summary(run)["times_tested"] == 1 and summary(run)["steps"] == 20
+    assert summary(run)["times_tested"] == 1 and summary(run)["steps"] == END
     train(job(scheduler, dropping, text, run))
     assert_same(run, whole)
     assert "The test split was scored 2 times" in capsys.readouterr().err
@@ -54,7 +56,7 @@ def test_a_finished_run_with_a_later_end(ended, dropping, text, tmp_path, capsys
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("steps", [32, 20])
+@pytest.mark.parametrize("steps", [LATER, END])
 def test_a_kill_between_the_files_that_change(ended, steps, dropping, text, tmp_path, monkeypatch):
     """The folder is put back, and config.yaml is not written yet: the new and the old command go on rightly."""
     scheduler, finished, whole = ended
@@ -64,7 +66,7 @@ def test_a_kill_between_the_files_that_change(ended, steps, dropping, text, tmp_
         with pytest.raises(ZeroDivisionError):
             train(job(scheduler, dropping, text, run))
     train(job(scheduler, dropping, text, run, f"trainer.max_steps={steps}"))
-    assert_same(run, whole if steps == 32 else finished)
+    assert_same(run, whole if steps == LATER else finished)
 
 
 def test_a_run_that_was_cut_off_in_its_decay(ended, dropping, text, tmp_path, monkeypatch):
@@ -72,14 +74,14 @@ def test_a_run_that_was_cut_off_in_its_decay(ended, dropping, text, tmp_path, mo
     original = Telemetry.on_train_batch_end
 
     def dying(self, trainer, *args):
-        if trainer.global_step == 18:
+        if trainer.global_step == END - 1:
             raise KeyboardInterrupt
         original(self, trainer, *args)
 
     with monkeypatch.context() as patch:
         patch.setattr(Telemetry, "on_train_batch_end", dying)
         with pytest.raises(SystemExit):
-            train(job(scheduler, dropping, text, tmp_path / "run", "trainer.max_steps=20"))
+            train(job(scheduler, dropping, text, tmp_path / "run", f"trainer.max_steps={END}"))
     train(job(scheduler, dropping, text, tmp_path / "run"))
     assert_same(tmp_path / "run", whole)
     assert summary(tmp_path / "run")["times_tested"] == 1
@@ -128,7 +130,8 @@ def test_a_sweeps_finished_job_keeps_its_best_weights(keep, dropping, text, tmp_
 
 def test_an_end_right_after_an_epoch(dropping, text, tmp_path):
     """There no checkpoint is written where validations have an interval of their own."""
-    more = ["scheduler=constant", "trainer.val_every_n_steps=5", "trainer.checkpoint_every_n_steps=null"]
-    for name, steps in ("run", 14), ("run", 20), ("whole", 20):
+    more = ["scheduler=constant", "trainer.val_every_n_steps=3", "trainer.checkpoint_every_n_steps=null"]
+    more += ["trainer.limit_train_batches=4"]
+    for name, steps in ("run", 5), ("run", 8), ("whole", 8):
         train(compose(*settings(dropping, text, tmp_path / name, *more, f"trainer.max_steps={steps}")))
     assert_same(tmp_path / "run", tmp_path / "whole")

@@ -26,7 +26,7 @@ from lightning_lm.training.module import LanguageModel
 from lightning_lm.training.samples import PromptSamples
 from lightning_lm.training.telemetry import Telemetry
 
-EPOCH = 13  # optimiser steps; the last has 3 blocks instead of 8
+EPOCH = 13  # optimizer steps
 
 
 class Killed(BaseException):
@@ -51,6 +51,22 @@ def cut_off(monkeypatch, hook, step, job):
 
 
 BATCH_END, VALIDATED = (Telemetry, "on_train_batch_end"), (PromptSamples, "on_validation_end")
+
+
+@pytest.fixture(scope="module")
+def cut_at_20(dropping, text, tmp_path_factory):
+    """A run that was cut off; its checkpoints are of the steps 18 and 15."""
+    run = tmp_path_factory.mktemp("cut") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        cut_off(patch, BATCH_END, 20, compose(*settings(dropping, text, run)))
+    return run
+
+
+@pytest.fixture
+def cut_run(cut_at_20, dropping, text, tmp_path):
+    """A copy of that run, to be damaged: its folder and its job."""
+    run = shutil.copytree(cut_at_20, tmp_path / "run")
+    return run, compose(*settings(dropping, text, run))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +100,7 @@ def test_resumed_runs_end_like_uninterrupted_ones(hook, steps, dropping, text, t
 )
 def test_resuming_with_other_settings(more, dropping, text, tmp_path, monkeypatch, reference):
     job = compose(*settings(dropping, text, tmp_path / "run", *more))
-    for step in (5, 13, 14, 25, 30):
+    for step in (5, 14, 30):
         cut_off(monkeypatch, BATCH_END, step, job)
     train(job)
     assert_same(tmp_path / "run", reference(*more))
@@ -172,38 +188,35 @@ def empty(path):
 
 
 @pytest.mark.parametrize("damage", [flip, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (cut, empty))])
-def test_a_damaged_checkpoint_is_not_gone_on_from(damage, dropping, text, tmp_path, monkeypatch, reference, capsys):
-    job = compose(*settings(dropping, text, tmp_path / "run"))
-    cut_off(monkeypatch, BATCH_END, 20, job)
-    scratch = tmp_path / "run" / "checkpoints" / ".best.ckpt.123.tmp"
+def test_a_damaged_checkpoint_is_not_gone_on_from(damage, cut_run, monkeypatch, reference, capsys):
+    run, job = cut_run
+    scratch = run / "checkpoints" / ".best.ckpt.123.tmp"
     scratch.write_text("half")
-    damage(tmp_path / "run" / "checkpoints" / "last.ckpt")
-    whole = (tmp_path / "run" / "checkpoints" / "previous.ckpt").read_bytes()
+    damage(run / "checkpoints" / "last.ckpt")
+    whole = (run / "checkpoints" / "previous.ckpt").read_bytes()
     cut_off(monkeypatch, BATCH_END, 19, job)  # just after the next save
-    assert (tmp_path / "run" / "checkpoints" / "previous.ckpt").read_bytes() == whole
+    assert (run / "checkpoints" / "previous.ckpt").read_bytes() == whole
     train(job)
     (told,) = [line for line in capsys.readouterr().err.splitlines() if "goes on from previous.ckpt" in line]
     assert "last.ckpt: it" in told and ("damaged" in told or "cut off" in told)
-    assert_same(tmp_path / "run", reference())
+    assert_same(run, reference())
     assert not scratch.exists(), "what a dead process has left goes at the next start"
 
 
-def test_where_no_checkpoint_is_whole_nothing_is_touched(dropping, text, tmp_path, monkeypatch):
-    job = compose(*settings(dropping, text, tmp_path / "run"))
-    cut_off(monkeypatch, BATCH_END, 20, job)
+def test_where_no_checkpoint_is_whole_nothing_is_touched(cut_run):
+    run, job = cut_run
     for name in ("last", "previous"):
-        flip(tmp_path / "run" / "checkpoints" / f"{name}.ckpt")
-    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+        flip(run / "checkpoints" / f"{name}.ckpt")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(Refused, match=r"run_dir=.*no checkpoint is whole \(last.ckpt: .*; previous.ckpt: .*\)"):
         train(job)
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_damaged_best_checkpoint_is_never_exported(dropping, text, tmp_path, monkeypatch):
+def test_a_damaged_best_checkpoint_is_never_exported(cut_run):
     """At a start it is told before anything is spent; one that is damaged later ends the run without an export."""
-    job = compose(*settings(dropping, text, tmp_path / "run"))
-    cut_off(monkeypatch, BATCH_END, 20, job)
-    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    run, job = cut_run
+    best = run / "checkpoints" / "best.ckpt"
     flip(best)
     with pytest.raises(Refused, match=r"run_dir=.*best.ckpt: .*damaged.*; delete that file"):
         train(job)
@@ -213,7 +226,7 @@ def test_a_damaged_best_checkpoint_is_never_exported(dropping, text, tmp_path, m
 
 
 def test_weights_without_a_loss_are_not_exported(dropping, text, tmp_path, monkeypatch):
-    job = compose(*settings(dropping, text, tmp_path / "run"))
+    job = compose(*settings(dropping, text, tmp_path / "run", "trainer.max_steps=3"))
     original = LanguageModel.on_test_epoch_end
 
     def scored(self):
@@ -238,7 +251,7 @@ def test_a_damaged_export_is_not_used(reference, tmp_path):
             use()
 
 
-WORSENING = ["optimizer.lr=1e-2", "scheduler=constant", "trainer.val_every_n_steps=4"]
+WORSENING = ["optimizer.lr=1e-2", "scheduler=constant", "trainer.val_every_n_steps=4", "trainer.max_steps=26"]
 
 
 @pytest.mark.parametrize("way", ["moved", pytest.param("linked", marks=pytest.mark.slow)])
@@ -279,7 +292,7 @@ def test_a_checkpoint_by_minutes(dropping, text, tmp_path, monkeypatch):
 
 
 def test_a_row_counts_all_labels_since_the_last_one(dropping, text, tmp_path, monkeypatch):
-    more = ["trainer.log_every_n_steps=5", "trainer.checkpoint_every_n_steps=3"]
+    more = ["trainer.log_every_n_steps=5", "trainer.max_steps=12"]
     whole, cut = (compose(*settings(dropping, text, tmp_path / name), *more) for name in ("whole", "cut"))
     train(whole)
     cut_off(monkeypatch, BATCH_END, 8, cut)
@@ -288,14 +301,13 @@ def test_a_row_counts_all_labels_since_the_last_one(dropping, text, tmp_path, mo
 
 
 @pytest.mark.parametrize("place", [26, -8, *(pytest.param(at, marks=pytest.mark.slow) for at in (-1500, -60))])
-def test_flipped_bits_of_a_checkpoints_headers(place, dropping, text, tmp_path, monkeypatch, reference):
+def test_flipped_bits_of_a_checkpoints_headers(place, cut_run, reference):
     """Where its records are listed, which no checksum covers: noticed, or without effect."""
-    job = compose(*settings(dropping, text, tmp_path / "run"))
-    cut_off(monkeypatch, BATCH_END, 20, job)
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    run, job = cut_run
+    last = run / "checkpoints" / "last.ckpt"
     content = bytearray(last.read_bytes())
     for bit in (1, 32):
         content[place] ^= bit
     last.write_bytes(content)
     train(job)
-    assert_same(tmp_path / "run", reference())
+    assert_same(run, reference())
