@@ -36,9 +36,9 @@ settings.load_profile("any-machine")
 
 # Files that take long. They begin first, so that no process waits at the end for what another has left.
 LONG = """
-training/test_devices training/test_dying_ranks sweeps/test_sweeps report/test_page config/test_refusals
-test_default_run hub/test_hub test_extending training/test_resume test_recipes test_run config/test_schema
-runs/test_tracking sweeps/test_tracking_sweeps test_benchmarks test_command test_python_door training/test_parity
+training/test_devices sweeps/test_sweeps test_recipes test_default_run training/test_resume training/test_extension
+hub/test_hub test_run training/test_dying_ranks config/test_refusals test_interrupts test_extending config/test_schema
+test_python_door test_command sweeps/test_tracking_sweeps runs/test_tracking test_cli test_benchmarks report/test_page
 """
 
 

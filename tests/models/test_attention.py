@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_loss import ALL, CAUSAL, COMMON, gradients, make, make_batch
+from architectures import ALL, CAUSAL, COMMON, gradients, make, make_batch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_lm.models.attention import needs_no_mask, unmasked

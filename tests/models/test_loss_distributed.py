@@ -3,7 +3,8 @@
 import pytest
 import torch
 import torch.distributed as dist
-from test_loss import assert_same_gradients, gradients, make, make_batch, plain, small_chunks  # noqa: F401
+from architectures import assert_same_gradients, gradients, make, make_batch, plain
+from test_loss import small_chunks  # noqa: F401
 from torch.distributed.device_mesh import init_device_mesh
 from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel

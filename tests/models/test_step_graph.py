@@ -4,8 +4,8 @@ import logging
 
 import pytest
 import torch
+from architectures import ALL, assert_same_gradients, gradients, make
 from test_attention import OWN_ATTENTION, full_blocks
-from test_loss import ALL, assert_same_gradients, gradients, make
 
 from lightning_lm.models import step_graph
 from lightning_lm.models.attention import unmasked
