@@ -272,12 +272,17 @@ def test_refused(
 
 
 def test_help_and_bad_arguments_import_nothing_heavy():
-    heavy = ("torch", "transformers", "lightning", "datasets", "wandb")
-    for arguments in (["--help"], ["evaluate", "--help"], ["generate", "./nowhere", "--prompt", "a"], ["push"]):
-        code = f"import sys; from lightning_lm import cli\ntry: cli.main({arguments})\nexcept SystemExit: pass\n"
-        code += f"print('heavy:', [name for name in {heavy} if name in sys.modules])"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-        assert done.stdout.splitlines()[-1] == "heavy: []", done.stderr
+    code = """import sys
+from lightning_lm import cli
+for arguments in (["--help"], ["evaluate", "--help"], ["generate", "./nowhere", "--prompt", "a"], ["push"]):
+    try:
+        cli.main(arguments)
+    except SystemExit:
+        pass
+    heavy = {"torch", "transformers", "lightning", "datasets", "wandb"} & sys.modules.keys()
+    assert not heavy, (arguments, heavy)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_command_itself(tiny_gpt2: Path):

@@ -11,19 +11,24 @@ def command(*arguments: str, cwd=ROOT) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments], cwd=cwd, capture_output=True, text=True)
 
 
+def test_command_refuses_in_one_line_and_leaves_nothing(tmp_path):
+    done = command("optimizer.lrr=3", cwd=tmp_path)
+    told = "error: optimizer.lrr=3: no such setting; did you mean optimizer.lr?\n"
+    assert (done.returncode, done.stderr, done.stdout) == (2, told, "")
+    assert list(tmp_path.glob("outputs/*")) == []
+
+
 @pytest.mark.parametrize(
-    ("overrides", "expected"),
+    ("typed", "told"),
     [
-        (["optimizer.lrr=3"], "error: optimizer.lrr=3: no such setting; did you mean optimizer.lr?"),
-        (["optimizer.lr=-1"], "error: optimizer.lr=-1.0: out of range; give a positive number, such as 2e-5"),
-        (["seed=x"], "error: seed=x: not a whole number; give a whole number"),
-        (["foo"], "error: foo=: no value; write foo=VALUE"),
-        (["data=hub"], "error: data.path=null: no dataset; give an id of the Hub, such as Salesforce/wikitext"),
+        ("optimizer.lr=-1", "optimizer.lr=-1.0: out of range; give a positive number, such as 2e-5"),
+        ("seed=x", "seed=x: not a whole number; give a whole number"),
+        ("foo", "foo=: no value; write foo=VALUE"),
+        ("data=hub", "data.path=null: no dataset; give an id of the Hub, such as Salesforce/wikitext"),
     ],
 )
-def test_command_refuses_in_one_line_and_leaves_nothing(overrides, expected, tmp_path):
-    done = command(*overrides, cwd=tmp_path)
-    assert (done.returncode, done.stderr, done.stdout) == (2, expected + "\n", "")
+def test_wherever_it_is_noticed_a_refusal_is_one_line(typed, told, train_py, tmp_path):
+    assert train_py(typed) == (2, "", f"error: {told}\n")
     assert list(tmp_path.glob("outputs/*")) == []
 
 

@@ -23,7 +23,7 @@ COMMON = {
 }
 CONFIGS = {
     "longformer": COMMON | {"attention_window": [8, 8]},  # pads, and cuts what it has padded
-    "luke": COMMON,  # cuts to the block's length
+    "luke": COMMON | {"entity_vocab_size": 8},  # cuts to the block's length
     "funnel": {"vocab_size": VOCABULARY, "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 48},  # pools three times
     "mbart": {"vocab_size": VOCABULARY, "d_model": 32, "pad_token_id": 0, "max_position_embeddings": 64}
     | {f"{part}_{name}": 2 for part in ("encoder", "decoder") for name in ("layers", "attention_heads")}
