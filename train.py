@@ -5,8 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # also while the imports below take time
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # until a run takes it: OmegaConf hides exceptions
+    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"interrupted\n"), os._exit(130)))
 
 import hydra
 from hydra.core.hydra_config import HydraConfig

@@ -137,6 +137,15 @@ IMPORTING = """class Finder:
         if name == "hydra":
             signal.raise_signal(signal.SIGINT)
 sys.meta_path.insert(0, Finder)"""
+COMPOSING = """from omegaconf import basecontainer
+change = basecontainer.BaseContainer._set_item_impl
+calls = []
+def signalled(*arguments):
+    calls.append(arguments)
+    if len(calls) == 100:
+        signal.raise_signal(signal.SIGINT)
+    change(*arguments)
+basecontainer.BaseContainer._set_item_impl = signalled"""
 BETWEEN = """from lightning_lm.sweeps import sweeper
 claim = sweeper.claim_folder
 def signalled(*arguments):
@@ -148,10 +157,11 @@ sweeper.claim_folder = signalled"""
 @pytest.mark.parametrize(
     ("signalled", "stderr"),
     [
-        (IMPORTING, ""),
+        (IMPORTING, "interrupted\n"),
+        (COMPOSING, "interrupted\n"),
         (BETWEEN, "checking the jobs …\ninterrupted: the same command with hydra.sweep.dir=mine goes on\n"),
     ],
-    ids=["while it imports", "between a sweep's jobs"],
+    ids=["while it imports", "while it composes", "between a sweep's jobs"],
 )
 def test_an_interrupt_is_no_traceback(signalled, stderr, tmp_path):
     arguments = ["train.py", "-m", "experiment=quickstart", "optimizer.lr=1e-3,2e-3", "hydra.sweep.dir=mine"]

@@ -14,7 +14,7 @@ import pytest
 from conftest import compose, in_fresh_process
 from resumable import assert_same, settings
 
-from lightning_lm.interrupts import Interrupted, Interrupts, ask_for_requeue
+from lightning_lm.interrupts import Interrupted, Interrupts, ask_for_requeue, deferring, stopping_on_signals
 from lightning_lm.launch import start
 from lightning_lm.training.checkpoints import step_of
 
@@ -161,6 +161,27 @@ def test_what_slurm_answers(scontrol, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     assert "could not be asked" in ask_for_requeue({"SLURM_JOB_ID": "12"})
     assert scontrol.read_text() == "requeue 5_3\nrequeue 13\n"
+
+
+@pytest.mark.parametrize("signalled", [True, False])
+def test_an_error_that_a_signal_has_caused_is_an_interrupt(signalled):
+    with pytest.raises(Interrupted if signalled else AttributeError) as raised, stopping_on_signals():
+        try:
+            if signalled:
+                signal.raise_signal(signal.SIGTERM)
+        finally:
+            raise AttributeError("of what a library has left half done")
+    assert not signalled or raised.value.code == 143
+
+
+def test_a_signal_can_wait():
+    steps = []
+    with pytest.raises(Interrupted), stopping_on_signals():
+        with deferring():
+            signal.raise_signal(signal.SIGTERM)
+            steps.append("within")
+        steps.append("after")
+    assert steps == ["within"]
 
 
 def test_a_repeated_signal_within_a_second_is_the_same_one(monkeypatch):

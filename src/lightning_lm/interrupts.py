@@ -57,6 +57,32 @@ def heeded() -> list[signal.Signals]:
 
 
 @contextmanager
+def deferring() -> Iterator[None]:
+    """Within, the first signal waits: an exception within torch's import is swallowed, or aborts the process."""
+    interrupts.deferred = bool(interrupts.signals)
+    try:
+        yield
+    finally:
+        interrupts.deferred = False
+    if interrupts.received:
+        raise Interrupted(interrupts.received)
+
+
+@contextmanager
+def interrupts_win() -> Iterator[None]:
+    """Within, ``Interrupted`` takes the place of an error that came after a signal.
+
+    A library that it has cut off, such as OmegaConf, may go on to fail in a way of its own.
+    """
+    try:
+        yield
+    except Exception as error:
+        if interrupts.received:
+            raise Interrupted(interrupts.received) from error
+        raise
+
+
+@contextmanager
 def stopping_on_signals() -> Iterator[None]:
     """Within, a signal that is not ignored raises ``Interrupted``; afterwards, it does what it did before.
 
@@ -69,7 +95,8 @@ def stopping_on_signals() -> Iterator[None]:
     interrupts.received, interrupts.deferred, interrupts.signals = 0, False, tuple(before)
     interrupts.install()
     try:
-        yield
+        with interrupts_win():
+            yield
     finally:
         interrupts.signals = ()
         for number, handler in before.items():

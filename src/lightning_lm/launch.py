@@ -19,7 +19,7 @@ from lightning_lm.config.schema import Config, Strategy
 from lightning_lm.config.validation import check
 from lightning_lm.errors import Died, Problem, Refused, refuse
 from lightning_lm.faults import told_in_one_line
-from lightning_lm.interrupts import SIGNALS, heeded, stopping_on_signals
+from lightning_lm.interrupts import SIGNALS, deferring, heeded, stopping_on_signals
 from lightning_lm.logs import JOB, logging_to, rank, tell_of_imports
 from lightning_lm.run import train
 from lightning_lm.runs.folder import alone_in
@@ -124,10 +124,10 @@ def run_job(job: Config, run_test: bool = True) -> float:
 def _run_once(job: Config, run: Path, run_test: bool) -> float:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
+    with deferring():
+        from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
     for part in ("distributed.elastic", "distributed.elastic.agent.server.api", "multiprocessing.spawn"):
         logging.getLogger(f"torch.{part}").setLevel(logging.CRITICAL)  # told here in a run's words
     errors: SimpleQueue = context.SimpleQueue()

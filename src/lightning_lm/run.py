@@ -14,7 +14,7 @@ from lightning_lm.errors import EXPORT_AGAIN, Refused
 from lightning_lm.faults import told_in_one_line
 from lightning_lm.hub.access import check_before_training, go_offline_if_unreachable
 from lightning_lm.hub.push import push
-from lightning_lm.interrupts import ask_for_requeue
+from lightning_lm.interrupts import ask_for_requeue, deferring, interrupts_win
 from lightning_lm.logs import JOB, logging_to, rank, tell_of_imports
 from lightning_lm.runs.folder import read_json_file
 from lightning_lm.runs.settings import is_done, same_settings
@@ -52,9 +52,12 @@ def train(job: Config, *, run_test: bool = True) -> float:
                 check_before_training(job.model.hub_ids, repo, online=go_offline_if_unreachable())
             silence_warnings()
             try:
-                from lightning_lm.training.fit import fit  # torch, Lightning and transformers: only now
+                with interrupts_win():
+                    with deferring():
+                        import torch.distributed  # noqa: F401 (the other imports can be cut off)
+                    from lightning_lm.training.fit import fit  # Lightning and transformers: only now
 
-                summary = fit(job, run, run_test, keep_log)
+                    summary = fit(job, run, run_test, keep_log)
             except SystemExit as interrupt:
                 _tell_interrupt(run, interrupt)
                 raise

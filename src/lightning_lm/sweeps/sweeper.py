@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from lightning_lm.config.composition import typed_job
 from lightning_lm.config.overrides import problems_of
 from lightning_lm.errors import Problem, Refused, refuse
-from lightning_lm.interrupts import Interrupted, stopping_on_signals
+from lightning_lm.interrupts import Interrupted, interrupts_win, stopping_on_signals
 from lightning_lm.runs.folder import DONE, alone_in, job_status
 from lightning_lm.sweeps.jobs import JobSettings, claim_folder, combinations, extended, refuse_launched
 from lightning_lm.sweeps.precheck import model_problems
@@ -57,7 +57,8 @@ class SearchSweeper(Sweeper):
         refuse_launched()
         with stopping_on_signals(), alone_in(self.folder, "hydra.sweep.dir"):
             try:
-                count = self.grid(swept) if self.trials is None else self.study(swept)
+                with interrupts_win():
+                    count = self.grid(swept) if self.trials is None else self.study(swept)
             except Interrupted:  # between two jobs; one at work tells it itself
                 sys.stderr.write(f"interrupted: the same command with hydra.sweep.dir={self.folder} goes on\n")
                 raise
