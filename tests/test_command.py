@@ -146,6 +146,13 @@ def signalled(*arguments):
         signal.raise_signal(signal.SIGINT)
     change(*arguments)
 basecontainer.BaseContainer._set_item_impl = signalled"""
+CHECKING = """from multiprocessing import forkserver
+connect = forkserver.connect_to_new_process
+def signalled(*arguments):
+    ends = connect(*arguments)
+    signal.raise_signal(signal.SIGINT)
+    return ends
+forkserver.connect_to_new_process = signalled"""
 BETWEEN = """from lightning_lm.sweeps import sweeper
 claim = sweeper.claim_folder
 def signalled(*arguments):
@@ -159,9 +166,10 @@ sweeper.claim_folder = signalled"""
     [
         (IMPORTING, "interrupted\n"),
         (COMPOSING, "interrupted\n"),
+        (CHECKING, "checking the jobs …\ninterrupted: the same command with hydra.sweep.dir=mine goes on\n"),
         (BETWEEN, "checking the jobs …\ninterrupted: the same command with hydra.sweep.dir=mine goes on\n"),
     ],
-    ids=["while it imports", "while it composes", "between a sweep's jobs"],
+    ids=["while it imports", "while it composes", "while it checks a sweep's jobs", "between a sweep's jobs"],
 )
 def test_an_interrupt_is_no_traceback(signalled, stderr, tmp_path):
     arguments = ["train.py", "-m", "experiment=quickstart", "optimizer.lr=1e-3,2e-3", "hydra.sweep.dir=mine"]

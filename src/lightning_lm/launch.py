@@ -10,7 +10,8 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.forkserver import _forkserver
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
@@ -149,9 +150,17 @@ def _run_once(job: Config, run: Path, run_test: bool) -> float:
         with own_signal_handlers():
             return elastic_launch(config, _rank)(job, run_test, errors, place)[0]
     except SignalException as error:
+        end_fork_server()
         raise SystemExit(128 + error.sigval) from None
     except ChildFailedError as error:
         raise _cause(job, run, errors, *error.get_first_failure()) from None
+
+
+def end_fork_server() -> None:
+    """While it imports, it can't be told to leave out what it was asked to start, which would then fail on its own."""
+    if pid := _forkserver._forkserver_pid:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _rank(job: Config, run_test: bool, errors: SimpleQueue, place: tuple[str, dict[str, str], list[str], int]) -> float:

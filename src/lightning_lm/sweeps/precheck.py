@@ -12,7 +12,8 @@ from typing import Any
 
 from lightning_lm.config.schema import Config, tokenizer_kind
 from lightning_lm.errors import Problem, Refused
-from lightning_lm.launch import PRELOADED
+from lightning_lm.interrupts import Interrupted
+from lightning_lm.launch import PRELOADED, end_fork_server
 from lightning_lm.models.schema import TRAIN
 
 MOST_PARAMETERS = 200e6  # of a model that is built and tried in seconds, in less than a gigabyte
@@ -27,7 +28,11 @@ def model_problems(jobs: Sequence[Config]) -> list[Problem]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     with ProcessPoolExecutor(1, context) as pool:
-        return pool.submit(_problems, list(kinds.values())).result()
+        try:
+            return pool.submit(_problems, list(kinds.values())).result()
+        except Interrupted:
+            end_fork_server()
+            raise
 
 
 def _problems(jobs: list[Config]) -> list[Problem]:
