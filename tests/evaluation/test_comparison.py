@@ -15,8 +15,10 @@ from tiny import write_gpt2, write_text
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_lm import cli
+from lightning_lm.errors import Refused
 from lightning_lm.evaluation.comparison import compare_models
 from lightning_lm.evaluation.nll import read_token_losses
+from lightning_lm.evaluation.recipes import compare_recipes
 from lightning_lm.evaluation.scoring import evaluate
 
 
@@ -154,6 +156,21 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder / "a", folder / "mixed")
     shutil.copytree(folder / "b" / "0", folder / "mixed" / "7")
     return folder
+
+
+def test_a_recipe_of_two_phases_begins_with_runs_of_one_recipe(sweeps: Path, tmp_path: Path):
+    folder = write_runs(tmp_path / "second", [2.9, 2.8, 2.7])
+    for bases, problem in (("b/0 b/1 b/2", None), ("b/0 b/1 a/2", "its runs differ in model.name_or_path")):
+        for seed, base in enumerate(bases.split()):
+            config = OmegaConf.load(folder / str(seed) / "config.yaml")
+            config.model.name_or_path = str(sweeps / base)
+            OmegaConf.save(config, folder / str(seed) / "config.yaml")
+        if problem is None:
+            compared = compare_recipes(str(sweeps / "a"), str(folder), "validation", False)
+            assert compared.values[1] == {0: 2.9, 1: 2.8, 2: 2.7}
+        else:
+            with pytest.raises(Refused, match=problem):
+                compare_recipes(str(sweeps / "a"), str(folder), "validation", False)
 
 
 def test_recipes_are_compared_over_seeds(sweeps: Path, capsys):

@@ -150,10 +150,7 @@ def group(side: str, place: str) -> Group:
         every = {run: flat(read_settings(run)) for run in runs}
     except UNREADABLE as error:
         raise refuse(side, place, f"a config.yaml can't be read ({error})", "repair it, or name the others") from error
-    settings = {
-        run: {name: value for name, value in own_settings.items() if name not in free}
-        for run, own_settings in every.items()
-    }
+    settings = {run: recipe_of(own_settings, free) for run, own_settings in every.items()}
     names = dict.fromkeys(name for own_settings in settings.values() for name in own_settings)
     varied = [name for name in names if len({str(own_settings.get(name)) for own_settings in settings.values()}) > 1]
     if varied:
@@ -162,6 +159,15 @@ def group(side: str, place: str) -> Group:
     finished = {run: job_status(run) == "finished" for run in runs}
     by_seed = {every[run]["seed"]: run for run in runs if finished[run]}
     return Group(place, by_seed, [run for run in runs if not finished[run]], settings[runs[0]])
+
+
+def recipe_of(settings: dict[str, Any], free: set[str]) -> dict[str, Any]:
+    """A run's settings without its own ones; a run whose weights it began with is named by that one's recipe."""
+    recipe = {name: value for name, value in settings.items() if name not in free}
+    base = recipe.get("model.name_or_path")
+    if base and _is_run(Path(base).expanduser()):
+        recipe["model.name_or_path"] = recipe_of(flat(read_settings(Path(base).expanduser())), free)
+    return recipe
 
 
 def _is_run(folder: Path) -> bool:
