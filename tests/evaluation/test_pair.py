@@ -19,7 +19,7 @@ from lightning_lm.certainty.pairs import Estimate
 from lightning_lm.evaluation.findings import Finding, finding
 from lightning_lm.evaluation.items import Items, mean_over
 from lightning_lm.evaluation.minimal_pairs import score_pairs
-from lightning_lm.evaluation.pair import Benchmarks, PairComparison, compare_pair
+from lightning_lm.evaluation.pair import Benchmarks, PairComparison, compare_pair, spent_before
 from lightning_lm.evaluation.scoring import evaluate
 
 KINDS = {"clm": AutoModelForCausalLM, "mlm": AutoModelForMaskedLM}
@@ -128,6 +128,18 @@ def test_what_is_said_of_recipes(recipes: PairComparison):
     assert "clm-?: clm, seeds 0, 1, 2" in told and "with other items" in told
     assert "Welch's t-test over the seeds" in told and "A paired t-test" in str(replace(recipes, paired=True))
     assert len(found_by(recipes, "the text", "pseudo bits per byte").values[1]) == 3
+
+
+def test_trained_weights_that_a_side_began_with_are_told(runs: Path, tmp_path: Path):
+    later = tmp_path / "later"
+    later.mkdir()
+    settings = (runs / "mlm-0" / "config.yaml").read_text()
+    settings = settings.replace("pretrained: false", "pretrained: true").replace(
+        "name_or_path: null", "name_or_path: b"
+    )
+    (later / "config.yaml").write_text(settings)
+    (note,) = spent_before([[str(runs / "clm-0")], [str(later)]])
+    assert note == "B began with the weights of b; what these cost is not counted."
 
 
 def test_a_lead_must_hold_for_other_seeds_and_other_items():

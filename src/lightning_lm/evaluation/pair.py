@@ -17,6 +17,7 @@ from lightning_lm.inference.sources import locate, trained_for
 from lightning_lm.objectives.facts import MLM
 from lightning_lm.runs.folder import read_json_file
 from lightning_lm.runs.protocol import differing, short_hash
+from lightning_lm.runs.settings import read_settings
 
 COSTS = ("parameters", "tokens_seen", "labels_seen", "flops_layers", "flops_head")
 PSEUDO_SAMPLE = 2000  # tokens
@@ -122,6 +123,7 @@ def compare_pair(a: str, b: str, asked: Benchmarks, recipes: bool = False, paire
                     for side, key in zip(scored, keys, strict=True)
                 ]
                 findings.append(finding(", ".join(filter(None, (test, form))), part, sides, recipes, paired))
+    cautions += spent_before(runs)
     return PairComparison((a, b), objectives, seeds, paired, _costs(runs), findings, protocols, cautions)
 
 
@@ -148,6 +150,15 @@ def _costs(runs: list[list[str]]) -> dict[str, tuple[float, float]]:
         name: (fmean(figures[name] for figures in known[0]), fmean(figures[name] for figures in known[1]))
         for name in shared
     }
+
+
+def spent_before(runs: list[list[str]]) -> Iterator[str]:
+    """What must be said of sides whose training began with trained weights."""
+    for side, first in zip("AB", (of[0] for of in runs), strict=True):
+        if (Path(first).expanduser() / "config.yaml").is_file():
+            model = read_settings(Path(first).expanduser())["model"]
+            if model.get("pretrained"):
+                yield f"{side} began with the weights of {model['name_or_path']}; what these cost is not counted."
 
 
 def _bits(name: str, scored: list[list[Evaluation]]) -> Finding:
