@@ -21,6 +21,7 @@ from lightning_lm.evaluation.perplexity import score as evaluate
 from lightning_lm.evaluation.scoring import evaluate as score
 from lightning_lm.hub import push as hub
 from lightning_lm.objectives.clm import Clm
+from lightning_lm.runs.folder import write_json
 
 PERPLEXITY = {"clm": "perplexity", "mlm": "masked-token perplexity"}
 
@@ -219,6 +220,8 @@ evaluate GPT2 --data TEXT --json SUMMARY                      | summary.json: it
 generate GPT2 --prompt NOTEXT                                 | no text in UTF-8; correct it
 evaluate GPT2 --data ./missing*.txt                           | error: --data=./missing*.txt: no file matches
 evaluate GPT2 --data JSONL --text-column body                 | error: --text-column=body:
+evaluate DAMAGED/export --data TEXT                           | its checksum is another; delete the run's summary.json
+evaluate GPT2 ./nowhere --data TEXT                           | model=./nowhere: no such folder
 evaluate GPT2 CLM --data TEXT --nll new.parquet                       | it holds one model's losses of one text
 evaluate GPT2 --data TEXT --device cuda:77                    | --device=cuda:77:
 evaluate GPT2 --data TEXT --device gpu                        | --device=gpu:
@@ -253,10 +256,13 @@ def test_refused(
         "TEXT": short_text,
     }
     (tmp_path / "a.jsonl").write_text('{"text": "a river"}\n')
-    (unfinished / "summary.json").write_text("{}")
+    (unfinished / "summary.json").write_text('{"status": "interrupted"}')
     extended = shutil.copytree(exported_runs["clm"], tmp_path / "extended")  # whose export is of the earlier end
     (extended / "summary.json").write_text('{"status": "interrupted"}')
     places |= {"JSONL": tmp_path / "a.jsonl", "NOTEXT": "\udcff", "CUT": extended}
+    damaged = shutil.copytree(exported_runs["clm"], tmp_path / "damaged")
+    write_json(damaged / "export_check.json", {"crc32": {"config.json": 1}})
+    places["DAMAGED/export"] = damaged / "export"
     places |= {"SETTINGS": unfinished / "config.yaml", "SUMMARY": unfinished / "summary.json"}
     places |= {"HERE": tmp_path, "UNFINISHED": unfinished, "LONG": "word " * 60}
     code, stdout, stderr = call(capsys, *(places.get(word, word) for word in typed.split()))

@@ -95,6 +95,8 @@ def fill_mask(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """Each model on each text; of several the JSON is a list."""
     results = []
+    for model in args.model if len(args.model) > 1 else ():
+        look_for(model)
     for model, data in product(args.model, args.data or [None]):
         results.append(result := evaluate_one(args, model, data))
         if args.json != "-":

@@ -75,6 +75,20 @@ def test_nothing_is_chosen_across_objectives(sweep, capsys):
     assert "there is no best run" in capsys.readouterr().err
 
 
+def test_a_comparison_of_two_models_is_shown(sweep, tmp_path):
+    ahead = Estimate(2.5, 1.0, 4.0, 0.01)
+    findings = [
+        Finding("held-out words", "left side", ([55.0], [58.0]), ((54.0, 56.0), (57.0, 59.0)), difference=ahead)
+    ]
+    comparison = PairComparison(("a", "b"), ("clm", "mlm"), None, False, {}, findings, {}, [])
+    (tmp_path / "two.json").write_text(standard_json(comparison.as_dict()))
+    typed = ["report", str(sweep), "--output", str(tmp_path / "page.html"), "--comparison", str(tmp_path / "two.json")]
+    assert cli.main(typed) == 0
+    first = Page((tmp_path / "page.html").read_text()).tables[0]
+    assert "with other items" not in first[0] and len(first[0]) == len(first[-1])
+    assert first[-1][0] == "left side" and first[-1][-1] == "B"
+
+
 def test_objectives_of_one_kind_are_compared(tmp_path):
     for name, loss in {"clm": 3.0, "hybrid": 2.5}.items():
         write_run(tmp_path / name, f"objective={name}", "model=bert-tiny", "model.config.is_decoder=true", loss=loss)

@@ -142,6 +142,7 @@ def test_what_cannot_be_reported(tmp_path, capsys):
         ([clm, "--nll", tmp_path / "none.parquet"], "no token losses with their profile"),
         ([clm, "--output", tmp_path / "no" / "page.html"], "can't be written"),
         ([clm, "--output", taken / "page.html"], "which gets its pictures, has other files; give another folder"),
+        ([clm, "--output", clm / "config.yaml"], "it is there already"),
         ([clm, "--recipe", "../x"], "no name of a file"),
         ([clm, "--recipe", "quickstart"], "holds another recipe"),
         *(([run], str(run)) for run in spoilt),

@@ -76,6 +76,17 @@ def test_other_texts_and_tokens_are_pointed_out(tmp_path):
         assert [run.name for run in ranked(collect(runs))] == order
 
 
+def test_runs_of_which_one_has_no_bits_per_byte_have_a_page_without_a_best(tmp_path):
+    runs = [
+        write_run(tmp_path / "1", "seed=1", loss=3.0, **{"val/bits_per_byte": 1.2}),
+        write_run(tmp_path / "2", "seed=2", loss=2.0),
+    ]
+    write_json(tmp_path / "2" / "ledger.json", {"validation": {"key": "other", "bytes": 1000}})
+    (line,) = cautions(collect(runs))
+    assert "No best is named" in line and winner(collect(runs)) is None
+    report(runs, tmp_path / "page.html")
+
+
 def test_lengths_and_few_batches_are_pointed_out(tmp_path):
     for steps in (10, 4000):
         own = f"trainer.max_steps={steps}", "trainer.limit_val_batches=2"

@@ -9,7 +9,7 @@ from lightning_lm.errors import Problem, Refused, refuse
 from lightning_lm.hub.access import LOGIN, endpoint, http_client, reachable, refused
 from lightning_lm.hub.model_card import render_model_card
 from lightning_lm.hub.verify import verify
-from lightning_lm.runs.folder import read_json_file, why_unfinished
+from lightning_lm.runs.folder import read_json_file, why_unfinished, write_text
 from lightning_lm.runs.settings import part_of, read_settings
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _write_card(run: Path, repo: str, api: "HfApi | None" = None) -> None:
     if api is not None and is_hub_id(path := read_settings(run)["data"].get("path")):
         with suppress(http_client().HTTPError, OSError, ValueError):  # it may have gone, or need an account
             card = api.dataset_info(path).card_data
-    (run / "export" / "README.md").write_text(render_model_card(run, repo, card), encoding="utf-8")
+    write_text(run / "export" / "README.md", render_model_card(run, repo, card))
 
 
 def _check(export: Path, repo: str, dry_run: bool) -> None:

@@ -43,10 +43,13 @@ def locate(name: str) -> tuple[str, Config | None]:
     """
     path = Path(name).expanduser()
     if (path / "config.json").is_file():
+        if path.resolve().name == "export" and (wrong := export_damage(path.resolve().parent)):
+            raise refuse("model", name, wrong, EXPORT_AGAIN)
         return str(path), None
     if (path / "config.yaml").is_file():
         if not (path / "export" / "config.json").is_file():
-            raise refuse("run", name, "it has no export", "finish the run: the command that began it continues it")
+            finish = "finish the run: the command that began it continues it"
+            raise refuse("run", name, "it has no export", finish if why_unfinished(path) else EXPORT_AGAIN)
         if wrong := export_damage(path):
             raise refuse("run", name, f"its export: {wrong}", EXPORT_AGAIN)
         return str(path / "export"), Config(data=part_of(path, "data"), objective=part_of(path, "objective"))

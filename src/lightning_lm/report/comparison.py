@@ -107,9 +107,10 @@ def like_with_like(runs: list[SavedRun]) -> dict[str, list[SavedRun]]:
 
 
 def ranking_figure(runs: list[SavedRun]) -> str:
-    """By what comparable runs are ranked: across tokenizers by bits per byte."""
+    """By what comparable runs are ranked: across tokenizers by bits per byte, where all have them."""
     keys = {(run.ledger.get("validation") or {}).get("key") for run in runs if run.loss is not None}
-    return "val/loss" if len(keys) < 2 else "val/bits_per_byte"
+    by_byte = all("val/bits_per_byte" in run.summary for run in runs if run.loss is not None)
+    return "val/bits_per_byte" if len(keys) > 1 and by_byte else "val/loss"
 
 
 def comparable(value: Any) -> Any:

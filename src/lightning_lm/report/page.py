@@ -12,6 +12,7 @@ from urllib.parse import quote
 from lightning_lm.config.composition import CONF
 from lightning_lm.errors import refuse
 from lightning_lm.faults import first_line
+from lightning_lm.files import replacing
 from lightning_lm.report.comparison import by_objective, configurations, levels, loss_unit, short_name, winner
 from lightning_lm.report.content import page_content, part
 from lightning_lm.report.curves import FIGURES, OVER, Curves, read_curves
@@ -77,6 +78,8 @@ def watch(folders: Sequence[Path], output: Path, comparison: Path | None = None,
 def check_output(output: Path) -> None:
     if not output.absolute().parent.is_dir() or output.is_dir():
         raise refuse("--output", output, "can't be written", "give a file in a folder that exists")
+    if output.exists() and output.suffix != ".html":
+        raise refuse("--output", output, "it is there already", "give a new file, or one of yours that ends in .html")
     folder = output.parent / "report"
     if not output.exists() and folder.is_dir() and any(path.suffix not in PICTURES for path in folder.iterdir()):
         raise refuse("--output", output, f"{folder}, which gets its pictures, has other files", "give another folder")
@@ -115,7 +118,8 @@ def write_page(
     curves_of = {run.name: read_curves(run) for run in runs}
     for name, figure in charts.draw_figures(runs, curves_of):
         for suffix in PICTURES:
-            (folder / f"{name}{suffix}").write_bytes(charts.encode_figure(figure, suffix[1:]))
+            with replacing(folder / f"{name}{suffix}") as scratch:
+                scratch.write_bytes(charts.encode_figure(figure, suffix[1:]))
     loader = PackageLoader("lightning_lm.report", ".")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"show": format_value, "setting": short_name, "duration": duration, "mean": mean_and_spread}
