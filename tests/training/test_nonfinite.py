@@ -96,6 +96,16 @@ def test_a_run_that_stops_names_step_and_text_and_goes_on_by_skipping(spoil, dro
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["skipped_steps"] == 1
 
 
+@pytest.mark.parametrize("more", [["optimizer.lr=1e37"], ["optimizer.lr=1e30", "trainer.on_nonfinite=skip"]])
+def test_weights_that_overflow_before_a_validation_with_samples(more, dropping, text, tmp_path):
+    """The gradients of the only step are numbers, and what is drawn from such a model's logits fails in torch."""
+    more = [*more, "trainer.max_steps=1", "trainer.log_every_n_steps=50", "objective.prompts=['The river']"]
+    with pytest.raises(Diverged, match="optimizer.lr=1e.*the validation loss is nan at step 1; lower the rate") as told:
+        train(job(dropping, text, tmp_path / "run", *more))
+    assert len(str(told.value).splitlines()) == 1
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "diverged"
+
+
 def test_skips_are_bounded(spoil, dropping, text, tmp_path, monkeypatch):
     monkeypatch.setattr(nonfinite, "MOST_SKIPPED", 2)
     spoil(1, 2, 3, 4)

@@ -161,10 +161,13 @@ class Telemetry(Callback):
     def on_validation_start(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         self.timer.pause(pl_module.device)
 
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
+        """Before the samples: no text can be drawn from logits that are no numbers. The module reuses these sums."""
+        self._check(trainer, "validation", pl_module.eval_nll[0].compute()["loss"])
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         self.peak_memory = peak_memory(pl_module.device) / 1e9
         self.figures = pl_module.figures
-        self._check(trainer, "validation", self.figures["val/loss"])
         self._log_evaluation(trainer, self.figures)
         shown = {name.removeprefix("val/"): value for name, value in self.figures.items() if name != "val/tokens"}
         labels = {"perplexity": pl_module.objective.facts.perplexity_label}
