@@ -49,6 +49,8 @@ def start(job: Config, named: bool, run_test: bool = True) -> float:
     hardware = job.hardware
     several = hardware.devices * hardware.nodes > 1 or hardware.strategy == Strategy.fsdp or hardware.restarts > 0
     processes = launched(os.environ)
+    if processes is None:
+        check_not_launched(job, os.environ, alone=not several)
     try:
         with told_in_one_line({"run_dir": job.run_dir}):
             check(job)  # before there is a folder
@@ -74,12 +76,31 @@ def launched(environ: Mapping[str, str]) -> int | None:
     return tasks if tasks > 1 else None
 
 
+def check_not_launched(job: Config, environ: Mapping[str, str], alone: bool) -> None:
+    """Refuses where the environment is that of one of several processes, though no launcher has started this one.
+
+    It would train into the folder of the others without holding it, or Lightning would fail on SLURM's tasks. SLURM
+    names the job of a shell so that Lightning leaves its tasks alone.
+    """
+    tasks = int(environ.get("SLURM_NTASKS") or 1) if environ.get("SLURM_JOB_NAME") not in ("bash", "interactive") else 1
+    world = int(environ.get("WORLD_SIZE") or 1)
+    if rank() or world > 1 or (alone and tasks > 1):
+        names = ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
+        those = ", ".join(f"{name}={environ[name]}" for name in names if name in environ)
+        wrong = f"{those} stand for several processes, but neither torchrun nor srun has started this one"
+        remedy = "start it with one of them and hardware.devices={}, or unset these variables (sbatch --ntasks=1)"
+        raise refuse("hardware.devices", job.hardware.devices, wrong, remedy.format(max(world, tasks, rank() + 1)))
+
+
 def check_launched(job: Config, processes: int, named: bool) -> None:
     devices, nodes = job.hardware.devices, job.hardware.nodes
     problems = []
     if devices * nodes != processes:
         wrong = f"with hardware.nodes={nodes} that makes {devices * nodes} processes, but {processes} were started"
         problems.append(Problem("hardware.devices", devices, wrong, "give torchrun or srun the same numbers"))
+    elif "TORCHELASTIC_RUN_ID" not in os.environ and "SLURM_NTASKS_PER_NODE" not in os.environ:
+        remedy = f"give srun --ntasks-per-node={devices}"  # without which Lightning fails
+        problems.append(Problem("hardware.devices", devices, "srun was given no number of tasks per node", remedy))
     if job.hardware.restarts:
         remedy = "give --max-restarts to torchrun, or --requeue to sbatch"
         problems.append(Problem("hardware.restarts", job.hardware.restarts, "others start these processes", remedy))

@@ -175,7 +175,9 @@ def test_sharded_models_show_samples_and_low_precision(tiny_gpt2, text, tmp_path
         (["hardware.devices=2", "data.block_size=65"], {}, "data.block_size"),
         (["hardware.devices=2"], {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "4"}, "hardware.devices"),
         (["hardware.devices=2"], {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2"}, "run_dir"),
-        (["hardware.devices=2"], {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}, "run_dir"),
+        (["hardware.devices=2"], {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}, "run_dir"),
+        (["hardware.devices=2"], {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}, "hardware.devices"),
+        ([], {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_PROCID": "1"}, "hardware.devices"),
     ],
 )
 def test_what_is_refused_before_anything_is_written(more, environ, setting, tiny_gpt2, text, tmp_path, monkeypatch):
@@ -185,6 +187,40 @@ def test_what_is_refused_before_anything_is_written(more, environ, setting, tiny
         launch.start(compose(*settings(tiny_gpt2, text, tmp_path / "run", *more)), named=False)
     assert setting in [problem.setting for problem in refused.value.problems]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "environ"),
+    [
+        ([], "RANK=1 WORLD_SIZE=2"),
+        ([], "RANK=0 WORLD_SIZE=2 LOCAL_RANK=0"),
+        (["hardware.devices=2"], "RANK=1 WORLD_SIZE=2 LOCAL_RANK=1"),
+        ([], "SLURM_PROCID=1 SLURM_LOCALID=1 SLURM_NTASKS=2 SLURM_NTASKS_PER_NODE=2"),
+        ([], "SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NTASKS=2"),
+    ],
+)
+def test_one_of_several_that_no_launcher_has_started(more, environ, tiny_gpt2, text, tmp_path, monkeypatch):
+    for pair in environ.split():
+        monkeypatch.setenv(*pair.split("="))
+    wrong = "hardware.devices=.* stand for several processes.* hardware.devices=2, or unset"
+    with pytest.raises(Refused, match=wrong) as refused:
+        launch.start(compose(*settings(tiny_gpt2, text, tmp_path / "run", *more)), named=True)
+    assert len(str(refused.value).splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "bash"},
+        {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "RANK": "0", "WORLD_SIZE": "1"},
+    ],
+)
+def test_one_process_in_a_shell_or_a_job_of_slurm_trains(environ, tiny_gpt2, text, tmp_path, monkeypatch):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    launch.start(compose(*settings(tiny_gpt2, text, tmp_path / "run", "trainer.max_steps=1")), named=True)
+    assert (tmp_path / "run" / "export").exists()
 
 
 @pytest.mark.slow
