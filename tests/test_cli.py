@@ -64,19 +64,19 @@ def test_a_head_that_was_never_trained_is_not_scored(capsys, tmp_path: Path, tin
 def test_an_earlier_export_and_another_text_are_told(capsys, tmp_path: Path, tiny_gpt2: Path, short_text: Path):
     text, run = Path(shutil.copy(short_text, tmp_path / "text.txt")), tmp_path / "run"
     command = ("evaluate", write_exported_run(run, tiny_gpt2, "clm", text), "--split", "validation", "--json", "-")
-    code, facts, told = call(capsys, *command)
-    assert code == 0 and "earlier end" not in told
+    code, facts, stderr = call(capsys, *command)
+    assert code == 0 and "earlier end" not in stderr
     scored = {"val/protocol": json.loads(facts)["protocol"], "val/loss": json.loads(facts)["loss"]}
     (run / "summary.json").write_text(json.dumps({"status": "interrupted", **scored}))
-    told = call(capsys, *command)[2]
-    assert f"{run}: the run is interrupted, and its export is of an earlier end" in told and "changed" not in told
+    stderr = call(capsys, *command)[2]
+    assert f"{run}: the run is interrupted, and its export is of an earlier end" in stderr and "changed" not in stderr
     with text.open("a") as file:
         file.write("one line more\n")
     assert f"{run}: its validation text has changed since the run was scored" in call(capsys, *command)[2]
     assert "changed" not in call(capsys, *command, "--data", text)[2]
     (run / "summary.json").unlink()
-    told = call(capsys, "generate", run, "--prompt", "The", "--max-new-tokens", "1")[2]
-    assert f"{run}: the run is cut off, and its export is of an earlier end" in told
+    stderr = call(capsys, "generate", run, "--prompt", "The", "--max-new-tokens", "1")[2]
+    assert f"{run}: the run is cut off, and its export is of an earlier end" in stderr
 
 
 def test_evaluate_a_model_on_a_file(capsys, monkeypatch, tmp_path: Path, tiny_gpt2: Path, short_text: Path):

@@ -76,6 +76,7 @@ def test_the_run_and_its_schedule_end_together(tiny_gpt2, text, tmp_path, durati
     assert summary["tokens_seen"] == steps * 8 * 32
     rates = [float(row["learning_rate"]) for row in rows if row["learning_rate"]]
     assert rates == pytest.approx([1e-3 * (1 - i / steps) for i in range(steps)])
+    assert all(float(row["epoch"]) == pytest.approx(int(row["step"]) / 5) for row in rows)
     validated = [int(row["step"]) for row in rows if row["val/loss"]]
     assert validated == sorted({*range(5, steps + 1, 5), steps}), "once an epoch, and at the end"
 
@@ -167,7 +168,8 @@ def test_a_run_and_evaluate_measure_in_one_way(tiny_gpt2, text, tmp_path, docume
 def test_a_sweeps_job_leaves_the_test_split_alone(tiny_gpt2, text, tmp_path):
     job = compose(*settings(tiny_gpt2, text, tmp_path / "run", f"data.test={part_of(text)}", "trainer.max_steps=2"))
     train(job, run_test=False)
-    assert not any(name.startswith("test/") for name in json.loads((tmp_path / "run" / "summary.json").read_text()))
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert not any(name.startswith("test/") for name in summary) and summary["times_tested"] == 0
 
 
 def test_divergence_ends_the_run_and_is_told(tiny_gpt2, text, tmp_path):

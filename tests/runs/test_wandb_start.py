@@ -23,8 +23,8 @@ def test_disabled_writes_nothing_and_makes_no_noise(tiny_gpt2, text, tmp_path, m
     assert not (tmp_path / "run" / "wandb").exists()
     assert len(rows(tmp_path / "run")) == 3
     lines = [line for line in capfd.readouterr().err.splitlines() if "wandb" in line.lower() or "W&B" in line]
-    told = [f"W&B: WANDB_{name} has no effect: the run folder decides" for name in ("DIR", "RUN_ID")]
-    assert lines == [*told, "W&B is disabled by the environment"]
+    expected = [f"W&B: WANDB_{name} has no effect: the run folder decides" for name in ("DIR", "RUN_ID")]
+    assert lines == [*expected, "W&B is disabled by the environment"]
     assert not (tmp_path / "mine").exists()
 
 

@@ -65,6 +65,7 @@ def test_a_kill_between_the_files_that_change(ended, steps, dropping, text, tmp_
         patch.setattr("lightning_lm.training.fit.write_text", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(job(scheduler, dropping, text, run))
+    assert not (run / "checkpoints" / "previous.ckpt").exists(), "it is of a later step than last.ckpt now"
     train(job(scheduler, dropping, text, run, f"trainer.max_steps={steps}"))
     assert_same(run, whole if steps == LATER else finished)
 

@@ -1,5 +1,8 @@
 """What a step does beside the loss: the norm of the gradients against float64, and masks that training goes without."""
 
+import itertools
+from types import SimpleNamespace
+
 import lightning as L
 import pytest
 import torch
@@ -7,6 +10,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lightning_lm.objectives.clm import Clm
+from lightning_lm.training.control import StepSeed
 from lightning_lm.training.module import LanguageModel
 
 
@@ -26,6 +30,19 @@ def test_gradient_norm_and_clip_are_right_with_a_large_vocabulary(dtype, roundin
     module.configure_gradient_clipping(torch.optim.SGD(parameters, lr=1.0), 0.5)
     assert float(module.gradient_norm) == pytest.approx(expected, rel=1e-6) and expected > 100
     assert norm() == pytest.approx(0.5, rel=rounding)  # in bfloat16 the clipped gradients are rounded
+
+
+def test_each_step_micro_batch_and_rank_has_a_dropout_of_its_own():
+    """Also a seed has; nothing that was drawn before has a say."""
+    drawn, module = {}, SimpleNamespace(device=torch.device("cpu"))
+    for place in itertools.product((0, 1), (6, 7), (0, 1), (0, 1), (0, 0)):
+        seed, step, micro_batch, rank, _ = place
+        trainer = SimpleNamespace(global_step=step, accumulate_grad_batches=2, global_rank=rank)
+        torch.rand(step + 1)
+        StepSeed(seed).on_train_batch_start(trainer, module, None, 2 * step + micro_batch)
+        drawn.setdefault(place[:-1], set()).add(tuple(torch.rand(4).tolist()))
+    assert {len(values) for values in drawn.values()} == {1}
+    assert len(set.union(*drawn.values())) == len(drawn) == 16
 
 
 def test_training_goes_without_masks_and_evaluation_has_them_back(tiny_gpt2, tmp_path):

@@ -84,10 +84,11 @@ def test_skips_are_the_same_after_a_resume(spoil, dropping, text, tmp_path, monk
     assert blocks == [row.tolist() for row in expected]
 
 
-def test_a_run_that_stops_names_step_and_text_and_goes_on_by_skipping(spoil, dropping, text, tmp_path):
-    """It is saved between the step and the next row, where it has to see what that step has made of the weights."""
+@pytest.mark.parametrize("more", [(), ("trainer.val_every_n_steps=5",)], ids=["saved", "validated"])
+def test_a_run_that_stops_names_step_and_text_and_goes_on_by_skipping(more, spoil, dropping, text, tmp_path):
+    """Between the step and the next row, where it has to see what that step has made of the weights."""
     spoil(5)
-    more = ["trainer.max_steps=8"]
+    more = ["trainer.max_steps=8", *more]
     with pytest.raises(Diverged, match="gradients are no numbers at step 5, with the blocks .* first begins '") as told:
         train(job(dropping, text, tmp_path / "run", *more))
     piece = re.search("begins ['\"](.*?)['\"]; ", str(told.value))[1].encode().decode("unicode_escape")
@@ -108,8 +109,8 @@ def test_weights_that_overflow_before_a_validation_with_samples(more, dropping, 
 
 def test_skips_are_bounded(spoil, dropping, text, tmp_path, monkeypatch):
     monkeypatch.setattr(nonfinite, "MOST_SKIPPED", 2)
-    spoil(1, 2, 3, 4)
-    with pytest.raises(Diverged, match="3 steps were skipped up to step 3"):
+    spoil(1, 2, 5)
+    with pytest.raises(Diverged, match="3 steps were skipped up to step 6"):
         train(job(dropping, text, tmp_path / "run", "trainer.on_nonfinite=skip"))
 
 

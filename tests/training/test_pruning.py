@@ -3,12 +3,16 @@
 from types import SimpleNamespace
 
 import pytest
+from conftest import compose
 from optuna.distributions import FloatDistribution
+from resumable import settings
 
 from lightning_lm.report.pruning import rank_correlations
 from lightning_lm.runs.folder import write_json
 from lightning_lm.sweeps.study import Study
+from lightning_lm.training.components import build
 from lightning_lm.training.pruning import Pruning
+from lightning_lm.training.trainer import build_callbacks
 
 STEPS = (10, 20, 30, 40, 60)  # of the validations; the rate warms up until the first, and the last ends the run
 LOSSES = [
@@ -63,3 +67,12 @@ def test_spared_trials_tell_whether_the_early_order_is_the_last_one(study, tmp_p
     assert rhos == pytest.approx({20: 1 - 6 * (1 + 1) / (5 * (25 - 1)), 40: 1}) and count == 5
     assert rank_correlations(study[0]) == ({}, 3), "three have no order"
     assert rank_correlations(tmp_path / "none") == ({}, 0)
+
+
+@pytest.mark.parametrize("warmup", [8, 0.25])
+def test_a_warmup_in_steps_is_a_share_of_the_run(warmup, dropping, text, tmp_path):
+    job = compose(*settings(dropping, text, tmp_path / "0", f"scheduler.warmup={warmup}", "trainer.max_steps=32"))
+    (tmp_path / "0").mkdir()
+    write_json(tmp_path / "0" / "trial.json", {})
+    callbacks = build_callbacks(job, build(job), tmp_path / "0").all
+    assert [callback.warmup for callback in callbacks if isinstance(callback, Pruning)] == [0.25]

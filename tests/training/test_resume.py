@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT, compose
-from resumable import assert_same, settings
+from resumable import assert_same, outcome, settings
 
 from lightning_lm.errors import Refused
 from lightning_lm.run import train
@@ -68,6 +68,17 @@ def test_resumed_runs_end_like_uninterrupted_ones(hook, steps, dropping, text, t
     assert_same(tmp_path / "run", reference())
     log = (tmp_path / "run" / "train.log").read_text()
     assert ("the run has no checkpoint, and begins again at step 0" in log) == (steps == [2])
+
+
+def test_a_checkpoint_waits_for_a_validation_that_is_due(dropping, text, tmp_path, monkeypatch, reference):
+    """What the kill has left half written is no part of the run that goes on."""
+    job = compose(*settings(dropping, text, tmp_path / "run", f"trainer.checkpoint_every_n_steps={EPOCH}"))
+    for hook in (VALIDATED, (LastCheckpoint, "on_validation_end")):
+        cut_off(monkeypatch, hook, EPOCH, job)
+    (scratch := tmp_path / "run" / "checkpoints" / ".last.ckpt.1.tmp").touch()
+    train(job)
+    assert_same(tmp_path / "run", reference())
+    assert not scratch.exists()
 
 
 @pytest.mark.parametrize(
@@ -198,3 +209,4 @@ def test_a_row_counts_all_labels_since_the_last_one(dropping, text, tmp_path, mo
     cut_off(monkeypatch, BATCH_END, 8, cut)
     train(cut)
     assert_same(tmp_path / "cut", tmp_path / "whole")
+    assert [row["step"] for row in outcome(tmp_path / "whole")[1] if row["train/loss"]] == ["5", "10", "12"]

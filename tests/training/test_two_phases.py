@@ -1,6 +1,7 @@
 """A run that goes on from another one's weights under the other objective."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -65,6 +66,7 @@ def test_the_optimizer_goes_on_by_choice(carried, phases, tmp_path):
     ("more", "told"),
     [
         (["optimizer=adamw"], "best.ckpt: it has the state of another optimizer, or of other groups"),
+        (["optimizer.groups=[{decay: false}]"], "best.ckpt: it has the state of another optimizer, or of other groups"),
         (
             ["model.pretrained=false"],
             "the weights that training begins with are no run's; name a run",
@@ -79,3 +81,12 @@ def test_what_is_refused(more, told, phases, tmp_path):
     with pytest.raises(Refused, match=told):
         train(compose(*second, "optimizer.carry_state=true", f"run_dir={tmp_path / 'run'}", *more, *decoder))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_sweeps_run_has_no_state_to_carry(phases, tmp_path):
+    second, first = phases
+    best = shutil.copytree(first, tmp_path / "first") / "checkpoints" / "best.ckpt"
+    torch.save({**torch.load(best, weights_only=True), "optimizer_states": []}, best)
+    more = ("optimizer.carry_state=true", f"model.name_or_path={tmp_path / 'first'}", f"run_dir={tmp_path / 'run'}")
+    with pytest.raises(Refused, match="a sweep has kept only its weights; trainer.keep_checkpoints=true keeps all"):
+        train(compose(*second, *more))
