@@ -158,15 +158,18 @@ def test_what_tokens_cost(tmp_path):
     clm, protocol = write_run(tmp_path / "clm", loss=3.0), {"text": "a" * 64, "separator": "none", "stride": 31}
     protocol |= {"tokenizer": "b" * 64, "documents": "in one stream", "block_size": 32, "dtype": "float32"}
     protocol |= dict.fromkeys(("limit", "first_token", "masking"))
-    for name, context in {"one": [["1", 3, 5.5], ["2 to 3", 4, 5.25]], "two": [["2 to 3", 4, 4.125]]}.items():
+    of_files = {"one": [["2 to 3", 4, 5.25], ["16 to 31", 2, 5.0]], "two": [["1", 3, 5.5], ["2 to 3", 4, 4.125]]}
+    for name, context in of_files.items():
         profile = {"context": context, "occurrences": [["1 to 3", 7, 5.0]], "hardest": [[9.5, "<hard> & long"]]}
         facts = json.dumps({"protocol": protocol, "profile": profile | {"easiest": [[0.5, "easy"]]}})
         table = pa.table({"nll": [1.0]}).replace_schema_metadata({"lightning_lm": facts})
-        pq.write_table(table, tmp_path / f"{name}.parquet")
-    report([clm], tmp_path / "page.html", losses=[tmp_path / "one.parquet", tmp_path / "two.parquet"])
+        (tmp_path / name).mkdir()
+        pq.write_table(table, tmp_path / name / "nll.parquet")
+    report([clm], tmp_path / "page.html", losses=[tmp_path / name / "nll.parquet" for name in of_files])
     tables = Page((tmp_path / "page.html").read_text()).tables
     by_context = next(table for table in tables if table and table[0][0].startswith("tokens before it"))
-    assert by_context[1:] == [["1", "5.5000", "3", "", ""], ["2 to 3", "5.2500", "4", "4.1250", "4"]]
+    assert [row[0] for row in by_context[1:]] == ["1", "2 to 3", "16 to 31"]
+    assert by_context[1:3] == [["1", "", "", "5.5000", "3"], ["2 to 3", "5.2500", "4", "4.1250", "4"]]
     passages = [table[1:] for table in tables if table and table[0] == ["mean loss", "passage"]]
     assert passages == 2 * [[["9.5000", "<hard> & long"], ["0.5000", "easy"]]]
 

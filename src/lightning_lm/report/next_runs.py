@@ -120,10 +120,8 @@ def shrinking(
             if beyond is not None and beyond.diverged:
                 near &= side * over.unit(between)[:, k] < side * beyond.value
     new = [search_settings(every[0], search) | written(keys, values) for values in over.unit(between[near])]
-    points, jobs = (
-        np.vstack([over.points, between[near]]),
-        [search_settings(c, search) for c in over.configurations] + new,
-    )
+    points = np.vstack([over.points, between[near]])
+    jobs = [search_settings(c, search) for c in over.configurations] + new
     # A seed that one configuration alone has tells nothing: what it does to all alike isn't known
     seeds = sorted({seed for c in every if c.complete for seed in c.seeds})
     untried = [[seed for seed in seeds if seed not in c.seeds] for c in over.configurations] + [[*seeds] for _ in new]

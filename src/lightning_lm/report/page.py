@@ -25,6 +25,7 @@ from lightning_lm.runs.protocol import as_line
 
 EVERY = 10  # seconds between two looks at the folders
 PICTURES = (".png", ".svg")
+PROFILES = {"context": "tokens before it in its window", "occurrences": "times that it stands in the text"}
 FEW = 12  # values of a setting, so that a list of them can be chosen from
 
 
@@ -145,8 +146,20 @@ def write_page(
 
 def others(comparison: Path | None, losses: Sequence[Path]) -> dict[str, Any]:
     """What the page shows that stands in no run folder."""
-    profiles = {path.stem: read_profile(path) for path in losses}
-    return {"comparison": comparison and read_comparison(comparison), "profiles": profiles}
+    profiles = {str(path): read_profile(path) for path in losses}
+    tables = {title: side_by_side(profiles, key) for key, title in PROFILES.items()}
+    return {
+        "comparison": comparison and read_comparison(comparison),
+        "profiles": profiles,
+        "profile_tables": tables if profiles else {},
+    }
+
+
+def side_by_side(profiles: dict[str, Any], key: str) -> dict[str, list[tuple[int, float] | None]]:
+    """Range of sizes → of each profile how many tokens were scored there and their mean loss; None where none were."""
+    known = [{sizes: (count, mean) for sizes, count, mean in profile[key]} for profile in profiles.values()]
+    ranges = sorted({sizes for rows in known for sizes in rows}, key=lambda sizes: int(sizes.partition(" ")[0]))
+    return {sizes: [rows.get(sizes) for rows in known] for sizes in ranges}
 
 
 def read_profile(path: Path) -> dict[str, Any]:

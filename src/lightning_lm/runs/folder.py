@@ -69,7 +69,7 @@ def _held(lock: FileLock, setting: str) -> Iterator[None]:
     try:
         lock.acquire()
     except (OSError, NotImplementedError) as error:
-        if isinstance(error, Timeout) or (isinstance(error, OSError) and error.errno not in NO_LOCKS):
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:  # a Timeout, too
             raise
         log.warning("%s: its file system has no locks; see to it that no other process works in it", setting)
     try:
@@ -99,7 +99,9 @@ def in_use(folder: Path) -> bool:
             return False
     except Timeout:
         return True
-    except (OSError, NotImplementedError):  # read-only, or without locks
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in (*NO_LOCKS, errno.EROFS, errno.EACCES):
+            raise
         return False
 
 
