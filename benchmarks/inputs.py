@@ -113,18 +113,26 @@ def package(name: str) -> Path:
 
 
 def model(
-    kind: str, width: int, layers: int, bpe: bool = False, source: str | None = None, vocabulary: int | None = None
+    kind: str,
+    width: int,
+    layers: int,
+    heads: int | None = None,
+    bpe: bool = False,
+    source: str | None = None,
+    vocabulary: int | None = None,
 ) -> Path:
-    """A folder with a GPT-2 or BERT of random weights and its tokenizer; heads of 64, no dropout.
+    """A folder with a GPT-2 or BERT of random weights and its tokenizer; no dropout.
 
     Args:
         kind: "gpt2" or "bert".
+        heads: None: as many as are 64 wide.
         bpe: train a byte-level BPE of 4096 tokens on the source, instead of taking the published vocabulary.
         vocabulary: rows of the embedding, where that is to be more than the tokenizer needs.
     """
     learnt = lines(source) if bpe else []
     trained = f"-bpe4096-{hashlib.sha256(''.join(learnt).encode()).hexdigest()[:8]}" if bpe else ""
-    folder = FOLDER / "models" / f"{kind}-{width}x{layers}{trained}{f'-{vocabulary}' if vocabulary else ''}"
+    heads = heads or width // 64
+    folder = FOLDER / "models" / f"{kind}-{width}x{layers}-{heads}{trained}{f'-{vocabulary}' if vocabulary else ''}"
     if (folder / "config.json").exists():
         return folder
     from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, set_seed
@@ -138,11 +146,11 @@ def model(
     if kind == "gpt2":
         none = {f"{place}_pdrop": 0.0 for place in ("resid", "embd", "attn")}
         end = tokenizer.eos_token_id
-        shape = {"n_embd": width, "n_layer": layers, "n_head": width // 64, "bos_token_id": end, "eos_token_id": end}
+        shape = {"n_embd": width, "n_layer": layers, "n_head": heads, "bos_token_id": end, "eos_token_id": end}
         made = GPT2LMHeadModel(GPT2Config(vocab_size=size, **shape, **none))
     else:
         none = {f"{place}_dropout_prob": 0.0 for place in ("hidden", "attention_probs")}
-        shape = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": width // 64}
+        shape = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
         made = BertForMaskedLM(BertConfig(vocab_size=size, intermediate_size=4 * width, **shape, **none))
     tokenizer.save_pretrained(folder)
     made.save_pretrained(folder)

@@ -103,13 +103,22 @@ def clm_base(o: Options) -> Row:
     return training(o, what, "clm", o.model("gpt2", 768, 12), 4, 512, ["≥ 1.15", "≤ 0.6"], small=False)
 
 
-def clm_4096(o: Options) -> Row:
-    model = o.model("gpt2", 256, 4, bpe=True, source=o.text)
-    case = {"model": model, "text": o.corpus(2), "batch": 8, "block": 128, "steps": o.steps(60)}
+def beside_bare_loop(o: Options, workload: str, width: int, heads: int, steps: int) -> Row:
+    model = o.model("gpt2", width, 4, heads=heads, bpe=True, source=o.text)
+    case = {"model": model, "text": o.corpus(2), "batch": 8, "block": 128, "steps": o.steps(steps)}
     sides = {"ours": side("ours.py", "steps", objective="clm", **case), "bare loop": side("peers.py", "bare", **case)}
     figures = [Figure("tokens/s, ours / bare loop", "≥ 0.97", ratio("tokens_per_second", "ours", "bare loop"))]
+    return Row(workload, sides, figures, 5, "tokens_per_second")
+
+
+def clm_4096(o: Options) -> Row:
     what = "CLM, GPT-2 shape 256×4, vocabulary 4096, batch 8 × 128"
-    return Row(what, sides, figures, 5, "tokens_per_second")
+    return beside_bare_loop(o, what, width=256, heads=4, steps=60)
+
+
+def clm_tiny(o: Options) -> Row:
+    what = "CLM, `model=gpt2-tiny` (192×4, vocabulary 4096), batch 8 × 128"
+    return beside_bare_loop(o, what, width=192, heads=4, steps=200)
 
 
 def evaluation(o: Options, objective: str, model: Path) -> Row:
@@ -233,7 +242,18 @@ def refuse(o: Options) -> Row:
     return command(o, "an error that the schema finds (`optimizer.lrr=1`)", "optimizer.lrr=1", code=2)
 
 
-ROWS = [mlm_small, mlm_base, clm_small, clm_base, clm_4096, evaluate_clm, evaluate_mlm, prepare_10, prepare_100]
+ROWS = [
+    mlm_small,
+    mlm_base,
+    clm_small,
+    clm_base,
+    clm_4096,
+    clm_tiny,
+    evaluate_clm,
+    evaluate_mlm,
+    prepare_10,
+    prepare_100,
+]
 ROWS += [prepare_wordpiece, prepare_again, batches_clm, batches_mlm, race_clm, race_mlm, show_help, refuse]
 
 # ---------------------------------------------------------------------------------------------------------- the table

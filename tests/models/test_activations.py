@@ -10,6 +10,8 @@ from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_
 
 from lightning_lm.models import activations as recompute
 from lightning_lm.models.activations import fuse_gelu, recomputed
+from lightning_lm.objectives.clm import Clm
+from lightning_lm.training import module as training
 
 LAYERS = 3
 SIZES = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": LAYERS, "num_attention_heads": 2}
@@ -192,3 +194,18 @@ def test_a_norm_that_autocast_lets_return_another_type_is_kept(monkeypatch):
         with Count() as count:
             out.sum().backward()
         assert out.dtype == torch.float32 and count.norms == 0
+
+
+def test_only_batches_that_may_have_large_activations_take_the_hooks(monkeypatch):
+    entered = []
+    monkeypatch.setattr(recompute, "LARGE", dict.fromkeys(recompute.LARGE, 40 * 48))  # a GELU's of 48 positions
+    monkeypatch.setattr(training, "recomputed", lambda model: entered.append(model) or recomputed(model))
+    model = make("gpt2")
+    module, again = training.LanguageModel(model, Clm()), []
+    for blocks in (2, 1, 2, 4, 2, 4):
+        ids = torch.arange(12 * blocks).reshape(blocks, 12)
+        loss = module._nll({"input_ids": ids, "labels": ids, "num_labels": ids.numel()}, 0)
+        with Count() as count:
+            loss.backward()
+        again.append((len(entered), count.calls))
+    assert again == [(1, 0), (1, 0), (1, 0), (2, LAYERS), (2, 0), (3, LAYERS)]

@@ -16,8 +16,10 @@ LARGE: dict[type[nn.Module], int] = {**dict.fromkeys(POINTWISE, 2**22), nn.Layer
 
 
 @contextmanager
-def recomputed(model: nn.Module) -> Iterator[None]:
+def recomputed(model: nn.Module) -> Iterator[list[nn.Module]]:
     """Within, what a GELU, SiLU or LayerNorm of ``model`` returns is not kept for the layer that takes it.
+
+    Yields a list of those whose output was large enough; while it is empty, all this only takes time.
 
     The widest activations of a transformer are kept once instead of twice, and gradients are the same to the bit: Chen
     et al. (2016), "Training Deep Nets with Sublinear Memory Cost", for single operators. For layers that torch.compile
@@ -26,6 +28,7 @@ def recomputed(model: nn.Module) -> Iterator[None]:
     # FSDP2 has a norm's weights at hand while its own layer is computed, not when another one asks for its output
     kinds = [kind for kind in LARGE if kind is not nn.LayerNorm or not isinstance(model, FSDPModule)]
     outputs: dict[int, tuple] = {}  # by address, while they live
+    large: list[nn.Module] = []
 
     def note(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
         same_type = output.dtype == args[0].dtype  # or the backward pass, without autocast, would compute another one
@@ -33,6 +36,7 @@ def recomputed(model: nn.Module) -> Iterator[None]:
             address = output.data_ptr()
             living = weakref.ref(output, lambda _: outputs.pop(address))
             outputs[address] = living, module.forward, args[0].detach(), args[0]._version
+            large.append(module)
 
     def pack(tensor: Tensor) -> tuple:
         living, forward, argument, version = outputs.get(tensor.data_ptr(), (None, None, None, None))
@@ -52,7 +56,7 @@ def recomputed(model: nn.Module) -> Iterator[None]:
             if type(module) in kinds:
                 hooks.callback(module.register_forward_hook(note).remove)
         hooks.enter_context(saved_tensors_hooks(pack, unpack))
-        yield
+        yield large
 
 
 def fuse_gelu(model: nn.Module) -> nn.Module:

@@ -51,6 +51,7 @@ class LanguageModel(L.LightningModule):
         )
         self.objective = objective
         self.needs_no_mask: dict[int, bool] = {}  # kind → that, from its first batch on
+        self.recomputes_nothing = 0  # positions of the largest batch whose activations were all small
         self.skips = skips
         self.exact_norm = exact_norm
         self.configure = configure or _configure_adamw
@@ -73,11 +74,15 @@ class LanguageModel(L.LightningModule):
         """Over the batch's labels, divided by all that the step has of this kind."""
         if kind not in self.needs_no_mask:
             self.needs_no_mask[kind] = needs_no_mask(self.model, self.head, batch)
+        positions = batch["input_ids"].numel()
+        recomputes = not self.head.compiled and positions > self.recomputes_nothing
         with (
-            nullcontext() if self.head.compiled else recomputed(self.model),
+            recomputed(self.model) if recomputes else nullcontext() as large,
             unmasked(self.model) if self.needs_no_mask[kind] else nullcontext(),
         ):
             sums = self.training_nll(batch)
+        if recomputes and not large:
+            self.recomputes_nothing = positions
         nll = sums.nll.detach()
         counts = torch.isfinite(nll) if self.skips else 1
         self.train_nll.update(torch.where(counts, nll, 0) if self.skips else nll, sums.tokens * counts)
