@@ -116,24 +116,33 @@ def steps(
     return {"tokens_per_second": clock.tokens_per_second(batch * block), "peak_memory": peak, "losses": losses}
 
 
-def bare(model: str, text: str, batch: int, block: int, steps: int) -> dict[str, Any]:
-    """The limit of causal training: our loss and GELU, batches ready in memory, nothing else between the steps."""
+def bare(objective: str, model: str, text: str, batch: int, block: int, steps: int) -> dict[str, Any]:
+    """The limit of training: our loss and GELU, batches ready in memory, nothing else between the steps."""
     from lightning_lm.allocator import keep_freed_blocks
     from lightning_lm.models.activations import fuse_gelu
     from lightning_lm.models.loss import labelled_nll
     from lightning_lm.models.output_head import find_head
 
     keep_freed_blocks()
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    transformers.set_seed(0)
     with TemporaryDirectory() as cache:
-        blocks = recipe("clm", AutoTokenizer.from_pretrained(model), text, block, cache)
-        ids = torch.tensor(blocks[: batch * steps]["input_ids"])
+        blocks = recipe(objective, tokenizer, text, block, cache)[: batch * steps]
+    ids, labels = torch.tensor(blocks["input_ids"]), None
+    if objective == "mlm":
+        masked = collator(objective, tokenizer)([{"input_ids": row} for row in blocks["input_ids"]])
+        ids, labels = masked["input_ids"], masked["labels"]
+    else:
+        labels = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)
     ready = [
-        {"input_ids": x, "labels": torch.nn.functional.pad(x[:, 1:], (0, 1), value=-100)} for x in ids.split(batch)
+        {"input_ids": x, "labels": y, "labelled": (y.flatten() != -100).nonzero().squeeze(1)}
+        for x, y in zip(ids.split(batch), labels.split(batch), strict=True)
+        if len(x) == batch
     ]
-    network = fuse_gelu(load("clm", model).train())
+    network = fuse_gelu(load(objective, model, unmasked=True).train())
     head, clock = find_head(network), Clock()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
-    for ready_batch in islice(cycle(x for x in ready if len(x["labels"]) == batch), steps):
+    for ready_batch in islice(cycle(ready), steps):
         sums = labelled_nll(network, head, ready_batch)
         (sums.nll / sums.tokens).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)

@@ -14,8 +14,16 @@ from transformers import AutoTokenizer, default_data_collator
 from lightning_lm.training import components as build
 
 BATCH, BLOCK = 8, 32
-WORKLOADS = ["mlm_small", "mlm_base", "clm_small", "clm_base", "clm_4096", "evaluate_clm", "evaluate_mlm", "prepare_10"]
-WORKLOADS += ["prepare_100", "prepare_wordpiece", "prepare_again", "batches_clm", "batches_mlm", "race_clm", "race_mlm"]
+WORKLOADS = ["mlm_small", "mlm_base", "clm_small", "clm_base", "clm_4096", "clm_tiny", "evaluate_clm", "evaluate_mlm"]
+WORKLOADS += [
+    "prepare_10",
+    "prepare_100",
+    "prepare_wordpiece",
+    "prepare_again",
+    "batches_clm",
+    "batches_mlm",
+    "race_mlm",
+]
 WORKLOADS += ["show_help", "refuse"]
 
 
@@ -64,10 +72,12 @@ def test_both_sides_begin_with_the_same_masked_loss_for_the_same_masks(tiny_bert
     assert mine == pytest.approx(theirs, abs=1e-5)
 
 
-def test_the_bare_loop_runs_and_is_timed(tiny_gpt2, text):
+@pytest.mark.parametrize("objective", ["clm", "mlm"])
+def test_the_bare_loop_runs_and_is_timed(objective, tiny_gpt2, tiny_bert, text):
     import peers
 
-    told = peers.bare(model=str(tiny_gpt2), text=str(text), batch=BATCH, block=BLOCK, steps=8)
+    model = str(tiny_gpt2 if objective == "clm" else tiny_bert)
+    told = peers.bare(objective, model, text=str(text), batch=BATCH, block=BLOCK, steps=8)
     assert told["tokens_per_second"] > 0
 
 
@@ -128,6 +138,9 @@ def test_the_command_keeps_the_rows_that_are_finished(tmp_path, monkeypatch, cap
     kept = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert kept.index("optimizer.lrr=1") < kept.index("--help")
     assert [len(row["pairs"]) for row in json.loads((tmp_path / "results.json").read_text()).values()] == [2, 1]
+    (tmp_path / "results.json").unlink()  # on another machine, or after outputs/ was cleared
+    run.write(tmp_path / "results.md", {})
+    assert (tmp_path / "results.md").read_text(encoding="utf-8") == kept
     with pytest.raises(SystemExit, match="2"):
         run.main(["--only", "mlm_smal"])
     assert "no workload mlm_smal; there are broken, " in capsys.readouterr().err
