@@ -140,6 +140,11 @@ hardware.devices=2 & hardware.micro_batch_size=3 | hardware.micro_batch_size=3: 
 hardware.micro_batch_size=16       | hardware.micro_batch_size=16: a device's | one of 1, 2, 4, 8
 hardware.precision=fp8             | hardware.precision=fp8: no such precision | choose from 16-mixed
 hardware.precision=bf16            | hardware.precision=bf16: no such precision | did you mean bf16-
+hardware.cuda_graphs=true          | hardware.cuda_graphs=True: needs hardware.compile=step | leave it out
+hardware.cuda_graphs=true & hardware.compile=step & hardware.devices=2 | hardware.cuda_graphs=True: needs | leave
+hardware.cuda_graphs=true & hardware.compile=step & hardware.strategy=fsdp | hardware.cuda_graphs=True: needs | leave
+hardware.cuda_graphs=true & hardware.compile=step & hardware=cpu | hardware.cuda_graphs=True: needs a GPU | leave
+hardware.cuda_graphs=true & hardware.compile=step & hardware.micro_batch_size=4 | hardware.micro_batch_size=4: | 8
 hardware=cpu & hardware.precision=16-mixed | hardware.precision=16-mixed: needs a GPU | bf16-mixed
 logger.name=aim                    | logger.name=aim: no such logger          | tensorboard or none
 logger.project=a/b                 | logger.project='a/b': W&B can't take it  | without /
@@ -211,6 +216,7 @@ def test_all_wrong_values_are_told_at_once():
         "trainer.push_to_hub=me/my-model",
         "data=text & data.train=[a.txt,b.txt] & data.validation_percent=5 & data.test_percent=5",
         "seed=4294967295",
+        "hardware=gpu & hardware.compile=step & hardware.cuda_graphs=true & hardware.micro_batch_size=8",
     ],
 )
 def test_good_settings_pass(good):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from architectures import ALL, assert_same_gradients, gradients, make
 from test_attention import OWN_ATTENTION, full_blocks
+from torch._inductor.cudagraph_trees import MarkStepBox
 
 from lightning_lm.models import step_graph
 from lightning_lm.models.attention import unmasked
@@ -23,6 +24,7 @@ class Graphs(list):
 
     def __call__(self, graph, examples):
         self.append(graph)
+        self.label_counts = [len(x) for x in examples if getattr(x, "dtype", None) == torch.int64 and x.ndim == 1]
         return graph.forward
 
     def masks(self):
@@ -30,8 +32,8 @@ class Graphs(list):
         return [x for x in values if isinstance(x, torch.Tensor) and x.dtype == torch.bool and x.ndim == 4]
 
 
-def step_of(model, head, backend):
-    step = StepGraph(model, head)
+def step_of(model, head, backend, label_share=None):
+    step = StepGraph(model, head, label_share)
     step.graph = torch.compile(step._nll, backend=backend, fullgraph=True, dynamic=False)
     return step
 
@@ -127,3 +129,40 @@ def test_the_whole_loss_is_that_of_the_chunks():
     expected = -logits[torch.arange(len(labels)), labels].sum()
     torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(exact, torch.autograd.grad(expected, hidden)[0], rtol=1e-4, atol=1e-6)
+
+
+def test_under_cuda_graphs_other_numbers_of_labels_change_no_shape():
+    """Of a masked model with a share of 0.2, in 96 tokens; the last batch has more labels than the graph has room."""
+    torch._dynamo.reset()
+    model, full, graphs = make("mlm", "bert"), full_blocks("mlm"), Graphs()
+    head, places = find_head(model), torch.randperm(96, generator=torch.Generator().manual_seed(0))
+    places = torch.cat([places[places == 0], places[places != 0]])  # the one that fills up the batches has a label, too
+    full["labels"] = full["input_ids"].roll(1)
+    step, room = step_of(model, head, graphs, label_share=0.2), 55  # ⌈19.2 + 8 · √19.2⌉
+    for count in (19, 11, 27, room, room + 1):
+        where = places[:count].sort().values
+        labels = torch.full((96,), -100).index_put((where,), full["labels"].flatten()[where]).view(4, 24)
+        batch, begun = full | {"labels": labels, "labelled": where}, MarkStepBox.mark_step_counter
+        sums = step.nll(batch)
+        sums.nll.backward()
+        ours = gradients(model)
+        plain = labelled_nll(model, head, batch)
+        plain.nll.backward()
+        torch.testing.assert_close(sums.nll, plain.nll, rtol=1e-6, atol=0)
+        theirs = gradients(model)
+        assert_same_gradients(ours, theirs, tolerance=1e-5)
+        ours, theirs = (torch.cat([g.flatten() for _, g in sorted(found.items())]) for found in (ours, theirs))
+        assert (ours - theirs).norm() < 1e-6 * theirs.norm()
+        assert sums.tokens == count and MarkStepBox.mark_step_counter == begun - (count <= room)
+    assert len(graphs) == 1 and graphs.label_counts == [room]
+
+
+def test_under_cuda_graphs_a_causal_batch_stays_as_it_is():
+    torch._dynamo.reset()
+    model, ids, graphs = make("clm", "gpt2"), full_blocks("clm")["input_ids"], Graphs()
+    labels = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)
+    batch = {"input_ids": ids, "labels": labels, "labelled": (labels.flatten() != -100).nonzero().squeeze(1)}
+    head = find_head(model)
+    nll = step_of(model, head, graphs, label_share=23 / 24).nll(batch).nll
+    torch.testing.assert_close(nll, labelled_nll(model, head, batch).nll, rtol=1e-6, atol=0)
+    assert graphs.label_counts == [4 * 23]

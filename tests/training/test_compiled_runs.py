@@ -8,8 +8,11 @@ from conftest import compose, in_fresh_process
 from ranks import settings
 from safetensors.torch import load_file
 
+from lightning_lm.errors import Refused
 from lightning_lm.models.step_graph import StepGraph
 from lightning_lm.run import train
+from lightning_lm.training.components import build
+from lightning_lm.training.trainer import build_module
 
 # Epochs of a few batches, of which the last one is partial
 SHORT = (
@@ -54,3 +57,23 @@ def test_a_run_of_one_graph_goes_on_to_the_bit(objective, dropping, tiny_bert, t
     assert all(
         torch.equal(weight, exported(tmp_path / "whole")[n]) for n, weight in exported(tmp_path / "parts").items()
     )
+
+
+def test_a_run_with_cuda_graphs_has_room_for_every_masked_batch(tiny_bert, text, tmp_path):
+    cfg = compose(*settings(tiny_bert, text, tmp_path, "objective=mlm", "hardware.compile=step"))
+    components = build(cfg)
+    cfg.hardware.cuda_graphs = True  # which a CPU can't do, but has a module for
+    step = build_module(cfg, components, budget=None).training_nll.__self__
+    batches = components.data._batches("train", components.data.plan("train"), rank=0)
+    counts = [len(batches[epoch, micro]["labelled"]) for epoch in range(5) for micro in range(8)]
+    room = step._room(counts[0], 8, 32)
+    assert len({*counts}) > 5 and max(counts) < room < 4 * min(counts)
+    assert room == step._room(counts[1], 8, 32), "a run that goes on has the same graph"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_cuda_graphs_are_refused(tiny_bert, text, tmp_path):
+    more = ("objective=mlm", "hardware=auto", "hardware.compile=step", "hardware.cuda_graphs=true")
+    with pytest.raises(Refused, match="hardware.cuda_graphs=True: torch sees no CUDA device; leave it out"):
+        train(compose(*settings(tiny_bert, text, tmp_path / "run", *more)))
+    assert not (tmp_path / "run").exists()

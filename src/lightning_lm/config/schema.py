@@ -101,6 +101,7 @@ class HardwareConfig(Settings):
     compile: bool | str = setting(
         False, Constraint(lambda value: value in (True, False, "step"), "true, false or step")
     )
+    cuda_graphs: bool = False  # GPU: the kernels of compile=step are recorded, and started together; for small batches
     tf32: bool = False  # GPU: float32 products in TensorFloat-32, with 10 bits of mantissa
     micro_batch_size: int | None = setting(
         None, COUNT, may_change=True
@@ -125,6 +126,11 @@ class HardwareConfig(Settings):
             yield Problem("hardware.precision", "16-mixed", "needs a GPU", "give bf16-mixed or 32-true on a CPU")
         if self.strategy == Strategy.fsdp and self.precision == "16-mixed":
             yield Problem("hardware.precision", "16-mixed", "FSDP2 scales no losses", "give bf16-mixed or 32-true")
+        if self.cuda_graphs and self.graphs != "step":
+            wrong = "needs hardware.compile=step on one device, without fsdp"
+            yield Problem("hardware.cuda_graphs", True, wrong, "give these, or leave it out")
+        if self.cuda_graphs and self.accelerator == Accelerator.cpu:
+            yield Problem("hardware.cuda_graphs", True, "needs a GPU", "leave it out")
 
 
 @dataclass

@@ -179,6 +179,9 @@ def batch_problems(cfg: Config) -> Iterator[Problem]:
         wrong = f"a device's share of the global batch is {size} / ({devices} × {nodes}) = {share}"
         remedy = f"give one of {fitting}, or trainer.global_batch_size={multiples(size, world * micro)}"
         yield Problem("hardware.micro_batch_size", micro, wrong, remedy)
+    elif cfg.hardware.cuda_graphs and micro not in (None, size):
+        wrong = "under hardware.cuda_graphs each pass overwrites the gradients of the one before"
+        yield Problem("hardware.micro_batch_size", micro, wrong, f"leave it out, or give {size}")
 
 
 def multiples(size: int, step: int) -> str:

@@ -113,6 +113,8 @@ def accelerator(hardware: HardwareConfig) -> str:
         raise refuse("hardware.devices", hardware.devices, f"torch sees {gpus} CUDA device(s)", "lower it")
     if kind == "cpu" and hardware.precision == "16-mixed":
         raise refuse("hardware.precision", "16-mixed", "needs a GPU", "use bf16-mixed or 32-true")
+    if kind == "cpu" and hardware.cuda_graphs:
+        raise refuse("hardware.cuda_graphs", True, "torch sees no CUDA device", "leave it out")
     if kind == "gpu" and "bf16" in hardware.precision and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise refuse("hardware.precision", hardware.precision, "this GPU has no bfloat16", "use 16-mixed or 32-true")
     return kind

@@ -31,7 +31,8 @@ class LanguageModel(L.LightningModule):
     is on its device; None: AdamW with the defaults of ``optimizer=adamw`` and a constant rate. With ``compiled``,
     torch.compile joins what happens to the logits; with "step", all that leads to the loss. With ``skips``, a step
     whose gradients are no numbers changes neither weights nor optimizer. Without ``exact_norm``, the norm of the
-    gradients is summed in float32.
+    gradients is summed in float32. With ``label_share``, the mean number of labels per token, a GPU replays a compiled
+    "step" as CUDA graphs.
     """
 
     def __init__(
@@ -42,12 +43,15 @@ class LanguageModel(L.LightningModule):
         compiled: bool | str = False,
         skips: bool = False,
         exact_norm: bool = True,
+        label_share: float | None = None,
     ):
         super().__init__()
         self.model = model.train()  # from_pretrained leaves it in eval mode, without dropout
         self.head = find_head(model, bool(compiled))
         self.training_nll = (
-            StepGraph(model, self.head).nll if compiled == "step" else partial(labelled_nll, model, self.head)
+            StepGraph(model, self.head, label_share).nll
+            if compiled == "step"
+            else partial(labelled_nll, model, self.head)
         )
         self.objective = objective
         self.needs_no_mask: dict[int, bool] = {}  # kind → that, from its first batch on

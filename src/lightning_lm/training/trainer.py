@@ -88,7 +88,8 @@ def build_module(cfg: Config, components: RunComponents, budget: Budget) -> Lang
 
     kind = ShardedLanguageModel if cfg.hardware.strategy == "fsdp" else LanguageModel
     skips, exact = cfg.trainer.on_nonfinite == "skip", cfg.trainer.exact_gradient_norm
-    return kind(components.model, components.objective, configure, cfg.hardware.graphs, skips, exact)
+    share = components.costs.labels if cfg.hardware.cuda_graphs else None
+    return kind(components.model, components.objective, configure, cfg.hardware.graphs, skips, exact, share)
 
 
 def build_loggers(cfg: Config, run: Path, run_id: str, killed: bool = False) -> list[Any]:
