@@ -5,9 +5,12 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from composing import compose
 from conftest import ROOT
 from transformers import AutoTokenizer, default_data_collator
 
@@ -200,3 +203,32 @@ def test_trial_times_come_from_the_log(text, tmp_path):
     assert steps == (4, 8)
     assert 0 < seconds[0] < seconds[1]
     assert figures[1] < figures[0]
+
+
+def test_the_ladder_of_the_causal_race_ends_with_the_recipe():
+    import race
+
+    name = next(name for name in race.RUNGS if name.endswith("`speedrun_clm`"))
+    rung, data = race.RUNGS[name], ["data=text", "data.train=x.txt", "data.validation=y.txt"]
+    sizes = [f"trainer.global_batch_size={rung.batch}", f"trainer.max_steps={rung.steps}"]
+    ladder, recipe = compose(*rung.overrides, *data, *sizes), compose("experiment=speedrun_clm", *data)
+    assert all(
+        getattr(ladder, axis) == getattr(recipe, axis) for axis in ("model", "objective", "optimizer", "scheduler")
+    )
+    assert replace(ladder.trainer, val_every_n_steps=34) == recipe.trainer
+
+
+def test_a_rung_has_reached_the_baseline_only_if_its_mean_is_surely_lower(tmp_path, monkeypatch):
+    import race
+
+    monkeypatch.setattr(race, "RAW", tmp_path / "race.jsonl")
+    scores = {"Trainer's AdamW": [2.0, 2.01, 1.99], "Muon": [1.9, 1.91, 1.89], "half the batch": [1.99, 2.0, 1.985]}
+    for name, bits in scores.items():
+        for number, score in enumerate(bits):
+            race.keep(Path("a.txt"), Path("b.txt"), rung=name, seed=number, bits_per_byte=score)
+            race.keep(Path("a.txt"), Path("b.txt"), rung=name, round=number, seconds_per_step=0.1 * (number + 1))
+    first, muon, half = race.table(race.kept()).splitlines()[-3:]
+    assert first.startswith("| Trainer's AdamW | 400 × 16 | 2.0000 ± 0.0100 |  | 80.0 |")
+    # By hand: t = −0.1 / √(2 · 0.01² / 3) = −12.247 with 4 degrees of freedom
+    assert muon.startswith("| Muon | 130 × 16 | 1.9000 ± 0.0100 | 1.3e-04 | 26.0 | 3.08 (3.08–3.08) |")
+    assert "not reached" in half

@@ -1,0 +1,219 @@
+"""How soon our causal recipe has the loss that Trainer's AdamW ends with, and what each part of the recipe is worth.
+
+The rules were committed before any run was scored on the text that judges:
+
+1. The baseline is Trainer's AdamW on the shape of ``model=gpt2-tiny`` (192 wide, 4 layers, dropout off), for 400 steps
+   of 16 × 128 tokens with a linear schedule. Its rate is the best of 1e-3, 2e-3, 3e-3 and 5e-3.
+2. A rung of the ladder changes one more thing than the rung above it. The last is ``experiment=speedrun_clm``.
+3. All rates, shapes and lengths were chosen in runs that were trained on ``wiki.valid.tokens`` and scored on
+   ``wiki.test.tokens``. They are fixed here. The race is trained on ``wiki.test.tokens`` and scored on
+   ``wiki.valid.tokens``. Only the ten runs of Muon's layouts (docs/speed.md) were scored on a part of that before,
+   and no setting follows from them. Python's reference text, split by topic, is kept back to check both ends.
+4. Each side has five seeds, for weights and order alike. Scored is the model after the last step, in bits per byte of
+   the whole text, by the same evaluation for both sides.
+5. A rung has reached the baseline if its mean is lower with p < 0.01 (Welch's one-sided t test). No run is left out.
+6. The time of a rung is its number of steps times its seconds per step. Losses don't depend on how busy a machine is,
+   so seconds per step are measured apart: in fresh processes, one rung after the other, on an idle machine. Neither
+   start-up nor evaluation counts, on any side.
+
+``python benchmarks/race.py --train FILE --test FILE`` makes what is missing and ``benchmarks/race.md``.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from statistics import fmean, median, stdev
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import inputs
+import speedrun
+from measure import THREADS, fresh, tell
+from run import code_version
+from scipy import stats
+
+BLOCK, SEEDS, LEVEL = 128, 5, 0.01
+ROUNDS, TIMED_STEPS = 3, 25
+RAW = Path(__file__).with_suffix(".jsonl")
+HEAD = """# The causal race
+
+Made by `benchmarks/race.py`, whose first lines are the rules. Each rung has all that the rung above it has, but for the
+last one, which is the recipe with a constant rate. "p" is the chance that a rung which is no better than the baseline
+looks so much better.
+"""
+NO_DROPOUT = [f"model.config.{place}_pdrop=0.0" for place in ("resid", "embd", "attn")]
+TINY = ["model=gpt2-tiny", *NO_DROPOUT]
+ADAMW = ["optimizer=adamw", "optimizer.lr=3e-3", "optimizer.weight_decay=0.01", "scheduler.warmup=20"]
+MUON = ["optimizer=muon", "optimizer.lr=0.02", "optimizer.adamw_lr=0.01", "scheduler.warmup=0.06"]
+WIDE = ["model.config.n_layer=1", "model.config.n_embd=256"]
+UNTIED = ["model.config.tie_word_embeddings=false", "optimizer.adamw_lr=0.03"]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A side of the race: optimizer steps, blocks per step, and what ``train.py`` is told besides."""
+
+    steps: int
+    batch: int
+    overrides: list[str]
+
+
+BASELINE = "Trainer's AdamW"
+RUNGS = {
+    BASELINE: Rung(400, 16, []),
+    "ours, all else the same": Rung(400, 16, [*TINY, *ADAMW]),
+    "Muon": Rung(130, 16, [*TINY, *MUON]),
+    "one layer of 256 instead of four of 192": Rung(115, 16, [*TINY, *MUON, *WIDE]),
+    "half the batch": Rung(200, 8, [*TINY, *MUON, *WIDE]),
+    "another matrix for the output: `speedrun_clm`": Rung(170, 8, [*TINY, *MUON, *WIDE, *UNTIED]),
+    "`speedrun_clm` at a constant rate": Rung(170, 8, [*TINY, *MUON, *WIDE, *UNTIED, "scheduler=constant"]),
+}
+
+
+def run_rung(
+    name: str, train: str, test: str, seed: int, steps: int | None = None, score: bool = True
+) -> dict[str, float]:
+    """Train a rung from scratch; its seconds per step, and bits per byte of the test text after the last step."""
+    rung = RUNGS[name]
+    steps = steps or rung.steps
+    with TemporaryDirectory() as folder:
+        data = ["objective=clm", "objective.prompts=[]", "data=text", f"data.train={train}", f"data.validation={test}"]
+        data += [f"data.block_size={BLOCK}", f"data.cache_dir={inputs.FOLDER}/cache", "logger=none", "hardware=cpu"]
+        if name == BASELINE:
+            return _trainer(rung, data, train, seed, steps, score, folder)
+        from lightning_lm.config.overrides import compose
+        from lightning_lm.run import train as train_ours
+
+        sizes = [f"trainer.max_steps={steps}", f"trainer.val_every_n_steps={steps}"]
+        sizes += [f"trainer.global_batch_size={rung.batch}", f"seed={seed}", f"run_dir={folder}/run"]
+        limit = [] if score else ["trainer.limit_val_batches=1"]
+        cfg = compose(*rung.overrides, *data, *sizes, *limit)
+        train_ours(cfg, run_test=False)
+        summary = json.loads((Path(cfg.run_dir) / "summary.json").read_text(encoding="utf-8"))
+    seconds = rung.batch * BLOCK / summary["tokens_per_second"]
+    return {"seconds_per_step": seconds, "bits_per_byte": summary["val/bits_per_byte"]}
+
+
+def _trainer(
+    rung: Rung, data: list[str], train: str, seed: int, steps: int, score: bool, folder: str
+) -> dict[str, float]:
+    import peers
+
+    from lightning_lm.allocator import keep_freed_blocks
+    from lightning_lm.config.overrides import compose
+    from lightning_lm.data.windows import Windows
+    from lightning_lm.evaluation.perplexity import score as evaluate
+    from lightning_lm.training.components import build
+
+    keep_freed_blocks()  # as ours does
+    parts, clock = build(compose(*TINY, *data, f"seed={seed}")), peers.Clock()
+    samples = peers.recipe("clm", parts.tokenizer, train, BLOCK, folder)
+    peers.train(
+        parts.model.train(),
+        samples,
+        peers.collator("clm", parts.tokenizer),
+        clock,
+        max_steps=steps,
+        warmup_steps=20,
+        per_device_train_batch_size=rung.batch,
+        learning_rate=3e-3,
+        seed=seed,
+    )
+    figures = {"seconds_per_step": rung.batch * BLOCK / clock.tokens_per_second(rung.batch * BLOCK)}
+    if score:
+        windows = Windows(parts.data.streams["validation"], BLOCK, parts.objective.stride(BLOCK))
+        figures["bits_per_byte"] = evaluate(parts.model, parts.tokenizer, parts.objective, windows)["bits_per_byte"]
+    return figures
+
+
+def score_all(names: Sequence[str], train: Path, test: Path) -> None:
+    """Every rung with every seed, two at once on a core each; those that are kept already aren't run again."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    done = {(row["rung"], row["seed"]) for row in kept() if "seed" in row and row["test"] == test.name}
+
+    def one(side: tuple[int, str]) -> None:
+        seed, name = side
+        figures = fresh("race.py", "run_rung", name=name, train=train, test=test, seed=seed)
+        keep(train, test, rung=name, seed=seed, bits_per_byte=figures["bits_per_byte"])
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(one, (side for side in product(range(SEEDS), names) if side[::-1] not in done)))
+
+
+def time_all(names: Sequence[str], train: Path, test: Path) -> None:
+    """Seconds per step of every rung, one after the other, in rounds that have a ratio each."""
+    case = {"train": train, "test": test, "seed": 0, "steps": TIMED_STEPS, "score": False}
+    for number, name in product(range(ROUNDS), names):
+        figures = fresh("race.py", "run_rung", name=name, **case)
+        keep(train, test, rung=name, round=number, seconds_per_step=figures["seconds_per_step"])
+
+
+def keep(train: Path, test: Path, **row: Any) -> None:
+    line = json.dumps(
+        {"train": train.name, "test": test.name, **row, "date": time.strftime("%F"), "code": code_version()}
+    )
+    print(line, flush=True)
+    with RAW.open("a", encoding="utf-8") as file:
+        print(line, file=file)
+
+
+def kept() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in RAW.read_text(encoding="utf-8").splitlines()] if RAW.exists() else []
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The ladder as Markdown, from all that is kept of one pair of texts."""
+    bits = {name: [row["bits_per_byte"] for row in rows if row["rung"] == name and "seed" in row] for name in RUNGS}
+    seconds = {
+        name: [rung.steps * row["seconds_per_step"] for row in rows if row["rung"] == name and "round" in row]
+        for name, rung in RUNGS.items()
+    }
+    heads = ["rung", "steps × blocks", "bits per byte, mean ± spread", "p", "seconds", "times as fast as the baseline"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, rung in RUNGS.items():
+        if not (bits[name] and seconds[name]):
+            continue
+        p = stats.ttest_ind(bits[name], bits[BASELINE], equal_var=False, alternative="less").pvalue
+        ratios = [theirs / mine for theirs, mine in zip(seconds[BASELINE], seconds[name], strict=True)]
+        cells = [
+            name,
+            f"{rung.steps} × {rung.batch}",
+            f"{fmean(bits[name]):.4f} ± {stdev(bits[name]):.4f}",
+            "" if name == BASELINE else f"{p:.1e}" if p < LEVEL else f"{p:.2g}, **not reached**",
+            f"{median(seconds[name]):.1f}",
+            "" if name == BASELINE else f"{median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    codes = ", ".join(sorted({f"{row['code']} on {row['date']}" for row in rows}))
+    title = (
+        f"Trained on `{rows[0]['train']}`, scored on `{rows[0]['test']}`; {SEEDS} seeds, {ROUNDS} rounds; code {codes}."
+    )
+    return "\n".join(["", title, "", *lines, ""])
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", type=Path, help="without it Python's reference text, split by topic")
+    parser.add_argument("--test", type=Path, help="the text that judges")
+    parser.add_argument("--only", choices=["score", "time"], help="time needs an idle machine, score doesn't")
+    parser.add_argument("--rungs", type=lambda s: [list(RUNGS)[int(i)] for i in s.split(",")], default=list(RUNGS))
+    args = parser.parse_args(argv)
+    train, test = speedrun.files(args.train, args.test)
+    if args.only != "time":
+        score_all(args.rungs, train, test)
+    if args.only != "score":
+        time_all(args.rungs, train, test)
+    pairs = {row["test"]: [other for other in kept() if other["test"] == row["test"]] for row in kept()}
+    inputs.write(RAW.with_suffix(".md"), (HEAD + "".join(map(table, pairs.values()))).encode())
+    return 0
+
+
+if __name__ == "__main__":
+    tell(run_rung) if sys.argv[1:2] == ["run_rung"] else sys.exit(main(sys.argv[1:]))
