@@ -6,9 +6,12 @@ import pytest
 import torch
 from conftest import compose, in_fresh_process
 from ranks import settings
+from resumable import assert_equal, outcome
 from safetensors.torch import load_file
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 
-from lightning_lm.errors import Refused
+from lightning_lm.errors import Diverged, Refused
 from lightning_lm.models.step_graph import StepGraph
 from lightning_lm.run import train
 from lightning_lm.training.components import build
@@ -21,6 +24,29 @@ SHORT = (
     "trainer.limit_train_batches=null",
     "scheduler=constant",
 )
+
+
+class Overwriting:
+    """A backend whose results the next forward pass overwrites with NaN, as a replayed CUDA graph does with its own."""
+
+    def __init__(self):
+        self.results = []
+        self.backend = aot_autograd(fw_compiler=partial(self.compiled, True), bw_compiler=partial(self.compiled, False))
+
+    def compiled(self, forward, graph, examples):
+        def run(*args):
+            if forward:
+                for result in self.results:
+                    result.fill_(torch.nan)
+                self.results = []
+            given = {x.untyped_storage().data_ptr() for x in args if isinstance(x, torch.Tensor)}
+            results = graph(*args)
+            new = [x for x in results if isinstance(x, torch.Tensor) and x.is_floating_point()]
+            # Their memory: autograd would copy gradients that are held themselves
+            self.results += [x.detach() for x in new if x.untyped_storage().data_ptr() not in given]
+            return results
+
+        return make_boxed_func(run)
 
 
 def exported(folder):
@@ -57,6 +83,26 @@ def test_a_run_of_one_graph_goes_on_to_the_bit(objective, dropping, tiny_bert, t
     assert all(
         torch.equal(weight, exported(tmp_path / "whole")[n]) for n, weight in exported(tmp_path / "parts").items()
     )
+
+
+def test_nothing_is_read_from_a_steps_memory_once_the_next_has_begun(tiny_gpt2, text, tmp_path, monkeypatch):
+    more = ("optimizer=muon", "callbacks=ema", "trainer.on_nonfinite=skip")
+    compile, backends = torch.compile, {"kept": "aot_eager", "overwritten": Overwriting().backend}
+
+    def run(name, *more):
+        def compiled(function, fullgraph=False, **options):  # the step; layers, which evaluation has, stay as they are
+            backend = backends[name] if fullgraph else "eager"
+            return compile(function, fullgraph=fullgraph, **options | {"backend": backend})
+
+        torch._dynamo.reset()
+        monkeypatch.setattr(torch, "compile", compiled)
+        train(compose(*settings(tiny_gpt2, text, tmp_path / name, "hardware.compile=step", *SHORT, *more)))
+        checkpoints, rows, _ = outcome(tmp_path / name)
+        return checkpoints["last"]["state_dict"], checkpoints["last"]["optimizer_states"], rows
+
+    assert_equal(run("overwritten", *more), run("kept", *more))
+    with pytest.raises(Diverged, match="gradients are no numbers at step 1,"):
+        run("overwritten", "hardware.micro_batch_size=8", f"run_dir={tmp_path / 'two'}")  # two passes a step
 
 
 def test_a_run_with_cuda_graphs_has_room_for_every_masked_batch(tiny_bert, text, tmp_path):
