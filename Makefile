@@ -27,7 +27,7 @@ bench: .venv/ready ## measure all workloads beside their peers, which takes hour
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,real]'
 	@$(BIN)/python benchmarks/run.py $(if $(ONLY),--only $(ONLY)) $(if $(TEXT),--text $(TEXT)) $(if $(TEST),--test $(TEST)) $(ARGS)
 
-bench-gpu: .venv/ready ## measure GPT-2 small and BERT-base on a GPU, beside Trainer
+bench-gpu: .venv/ready ## measure GPT-2 small and BERT-base on a GPU, training and evaluation, beside Trainer
 	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,real]'
 	@$(BIN)/python benchmarks/gpu.py $(if $(TEXT),--text $(TEXT)) $(ARGS)
 

@@ -1,4 +1,4 @@
-"""Training on one GPU: ours beside a bare loop and Trainer. Results are kept as they come; the next call goes on.
+"""Training and evaluation on one GPU: ours beside Trainer and a bare loop. Results are kept; the next call goes on.
 
 Utilisation is that of Chowdhery et al. (2022, appendix B): the products of a plain forward pass, head at every
 position, times three, over what the device's data sheet promises; causal attention counts the half that it needs. Ours
@@ -9,6 +9,7 @@ comparable.
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from datetime import date
 from functools import cache
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from inputs import ROOT, Options
@@ -27,23 +29,39 @@ SHAPES = {  # objective, kind of model, blocks per step, block
     "BERT-base": ("mlm", "bert", 32, 512),
     "GPT-2 small as fine-tuned": ("clm", "gpt2", 8, 128),
     "BERT-base as fine-tuned": ("mlm", "bert", 8, 128),
+    "GPT-2 small, evaluation": ("clm", "gpt2", 16, 1024),
+    "BERT-base, evaluation": ("mlm", "bert", 32, 512),
 }
 FOLDER = ROOT / "benchmarks" / "gpu"
 HEAD = """Made by `make bench-gpu`. Each side runs in a fresh process, one after the other, from the same weights,
-without dropout. Tokens per second leave out start-up and the first five steps. "whole process" counts
-imports, compiling and data, too. The bare loop has one graph and its batches ready in memory, and does
-nothing else: it is the limit. "Trainer at its best" makes no masks. Utilisation counts the same products on
-all sides, causal attention once.
+without dropout. Tokens per second of training leave out start-up and the first five steps. The first step
+holds compiling, with nothing in the compiler's cache; it is the longest of all pairs. CUDA graphs are recorded
+in the second step. "whole process" counts imports, compiling and data, too. The bare loop has one graph and
+its batches ready in memory, and does nothing else: it is the limit. "Trainer at its best" makes no masks.
+Utilisation counts the same products on all sides, causal attention once.
+
+An evaluation scores a text with perplexity and accuracy, in bfloat16 and not compiled, on our side and by
+Trainer.evaluate. Its tokens per second are those of the text, in the second of two passes.
 
 """
 
 
-def sides(hardware: str, for_trainer: dict[str, Any]) -> dict[str, tuple[str, str, dict[str, Any]]]:
+def sides(shape: str, hardware: str, for_trainer: dict[str, Any]) -> dict[str, tuple[str, str, dict[str, Any]]]:
     """Name → script, function, its further arguments; the most informative first."""
+    if shape.endswith("evaluation"):
+        return {
+            "ours": ("ours.py", "evaluate", {"hardware": hardware}),
+            "Trainer": ("peers.py", "evaluate", for_trainer | {"torch_compile": False}),
+        }
+    ours, graph = {"hardware": hardware}, ["hardware.compile=step"]
+    recorded = {}
+    if hardware == "gpu" and shape.endswith("as fine-tuned"):  # only small steps wait for the host
+        recorded = {"ours, CUDA graphs": ("ours.py", "steps", ours | {"more": [*graph, "hardware.cuda_graphs=true"]})}
     return {
-        "ours": ("ours.py", "steps", {"hardware": hardware}),
+        "ours": ("ours.py", "steps", ours),
         "Trainer": ("peers.py", "steps", for_trainer),
-        "ours, one graph": ("ours.py", "steps", {"hardware": hardware, "compile": "step"}),
+        "ours, one graph": ("ours.py", "steps", ours | {"more": graph}),
+        **recorded,
         "bare loop, one graph": ("peers.py", "one_graph", {"on_cpu": hardware == "cpu"}),
         "Trainer at its best": ("peers.py", "steps", for_trainer | {"unmasked": True}),
     }
@@ -67,16 +85,19 @@ def main(argv: list[str]) -> int:
         print("error: torch sees no CUDA device; make bench-gpu needs one, make bench runs on the CPU", file=sys.stderr)
         return 2
     args.out.mkdir(parents=True, exist_ok=True)
+    caches = TemporaryDirectory()  # of what is compiled, one for each side, so that none finds another's
     results = Results(args.out / "results.jsonl", {"device": machine["device"], "code": code(), **machine["versions"]})
     for pair in range(args.pairs):
         for shape in SHAPES:
             case = inputs(options, shape, args.steps)
-            for side, (script, function, more) in sides(hardware, machine["for_trainer"]).items():
+            for side, (script, function, more) in sides(shape, hardware, machine["for_trainer"]).items():
                 if (shape, side, pair) in results.done:
                     continue
                 if time.monotonic() - began > args.budget:
                     print(f"{args.budget:g} s are over; the same command goes on")
                     return 0
+                cache = Path(caches.name) / re.sub(r"\W+", "-", f"{shape} {side}")
+                os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
                 started = time.monotonic()
                 try:
                     figures = fresh(script, function, **case, **more)
@@ -84,7 +105,8 @@ def main(argv: list[str]) -> int:
                     figures = {"failed": str(error).splitlines()[-1]}
                 figures |= {"date": str(date.today()), "seconds": time.monotonic() - started}
                 results.add(shape, side, pair, figures)
-                flops = {name: flops_per_token(options, name, args.steps) for name, *_ in results.done}
+                trained = [name for name, *_ in results.done if not name.endswith("evaluation")]
+                flops = {name: flops_per_token(options, name, args.steps) for name in trained}
                 (args.out / "results.md").write_text(HEAD + results.table(machine["peak"], flops), encoding="utf-8")
                 print(f"{shape}, {side}: {figures}", flush=True)
     print(f"\n{(args.out / 'results.md').read_text(encoding='utf-8')}")
@@ -102,7 +124,7 @@ def inputs(options: Options, shape: str, steps: int) -> dict[str, Any]:
     objective, kind, batch, block = SHAPES[shape]
     case = {"objective": objective, "model": options.model(kind, 768, 12), "text": options.corpus(4)}
     sizes = {"batch": 4, "block": 64} if options.quick else {"batch": batch, "block": block}
-    return {**case, **sizes, "steps": options.steps(steps)}
+    return case | sizes | ({} if shape.endswith("evaluation") else {"steps": options.steps(steps)})
 
 
 @cache
@@ -129,21 +151,22 @@ class Results:
     def table(self, peak: float | None, flops: dict[str, float]) -> str:
         lines = [", ".join(f"{name} {value}" for name, value in self.of.items()), ""]
         titles = "shape | side | tokens/s (lowest–highest) | beside ours | utilisation | peak memory, GB"
-        lines += [f"| {titles} | whole process, s | pairs | date |", "|" + "---|" * 9]
+        lines += [f"| {titles} | first step, s | whole process, s | pairs | date |", "|" + "---|" * 10]
         for shape, side in dict.fromkeys(key[:2] for key in self.done):
             rows = [row for key, row in self.done.items() if key[:2] == (shape, side)]
             good = [row for row in rows if "failed" not in row]
             if not good:
-                lines.append(f"| {shape} | {side} | failed: {rows[0]['failed']} |" + " |" * 6)
+                lines.append(f"| {shape} | {side} | failed: {rows[0]['failed']} |" + " |" * 7)
                 continue
-            rates = [row["tokens_per_second"] for row in good]
+            rates, first = ([row[key] for row in good if key in row] for key in ("tokens_per_second", "first_step"))
             memory, seconds = (median(row[key] for row in good) for key in ("peak_memory", "seconds"))
             ours = self.done.get((shape, "ours", 0), {}).get("tokens_per_second")
             cells = [
                 f"{number(median(rates))} ({number(min(rates))}–{number(max(rates))})",
                 f"{median(rates) / ours:.2f}" if ours else "–",
-                f"{median(rates) * flops[shape] / peak:.1%}" if peak else "–",
+                f"{median(rates) * flops[shape] / peak:.1%}" if peak and shape in flops else "–",
                 f"{memory / 1e9:.2f}",
+                f"{max(first):.1f}" if first else "–",
                 f"{seconds:.0f}",
                 str(len(good)),
                 good[-1]["date"],

@@ -3,10 +3,12 @@
 import csv
 import json
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import lightning as L
 import torch
@@ -20,6 +22,7 @@ from lightning_lm.evaluation.perplexity import score
 from lightning_lm.models.flops import peak_flops
 from lightning_lm.run import train
 from lightning_lm.training import components as build
+from lightning_lm.training.throughput import StepTimer
 
 
 def settings(*overrides: str) -> Config:
@@ -56,10 +59,18 @@ def steps(
     block: int,
     steps: int,
     hardware: str = "cpu",
-    compile: str | None = None,
+    more: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Tokens per second of training, peak memory in bytes when its last step ends, and the losses that were logged."""
-    with TemporaryDirectory() as folder:
+    """Tokens per second of training, seconds of its first step, peak memory in bytes when its last step ends, and the
+    losses that were logged. ``more`` are further overrides."""
+    seconds: list[float] = []  # in training steps, when each of them ended
+    end_step = StepTimer.end_step
+
+    def noted(timer: StepTimer, tokens: int) -> None:
+        end_step(timer, tokens)
+        seconds.append(timer.seconds)
+
+    with TemporaryDirectory() as folder, patch.object(StepTimer, "end_step", noted):
         cfg = of_text(
             objective,
             model,
@@ -72,14 +83,14 @@ def steps(
             "trainer.limit_val_batches=1",
             "optimizer.lr=1e-4",
             f"run_dir={folder}/run",
-            *([f"hardware.compile={compile}"] if compile else []),
+            *more,
             hardware=hardware,
         )
         train(cfg)
         summary = json.loads((Path(cfg.run_dir) / "summary.json").read_text(encoding="utf-8"))
         rows = [row for row in logged(cfg) if row["train/loss"]]
         losses, peak = [float(row["train/loss"]) for row in rows], float(rows[-1]["peak_memory_gb"])
-    speed = {"tokens_per_second": summary["tokens_per_second"], "peak_memory": peak * 1e9}
+    speed = {"tokens_per_second": summary["tokens_per_second"], "first_step": seconds[0], "peak_memory": peak * 1e9}
     return {**speed, "losses": losses}
 
 
@@ -88,16 +99,25 @@ def logged(cfg: Config) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def evaluate(objective: str, model: str, text: str, batch: int, block: int) -> dict[str, Any]:
-    """Seconds of scoring a text once it is tokens, peak memory in bytes, and the scores."""
+def evaluate(objective: str, model: str, text: str, batch: int, block: int, hardware: str = "cpu") -> dict[str, Any]:
+    """Seconds of scoring a text once it is tokens, its tokens per second, peak memory in bytes, and the scores.
+
+    On a GPU in bfloat16, as validations are, and in the second of two passes: the first loads kernels.
+    """
+    device = "cpu" if hardware == "cpu" else "cuda"
     with TemporaryDirectory() as folder:
-        parts = build.build(of_text(objective, model, text, block, folder))
-        forget_peak_memory()
-        began = time.perf_counter()
-        windows = Windows(parts.data.streams["train"], block, parts.objective.stride(block))
-        figures = score(parts.model, parts.tokenizer, parts.objective, windows, batch_size=batch)
-        seconds = time.perf_counter() - began
-    return {"seconds": seconds, "peak_memory": peak_memory(), **figures}
+        parts = build.build(of_text(objective, model, text, block, folder, "hardware.compile=false", hardware=hardware))
+        stream, network = parts.data.streams["train"], parts.model.to(device)
+        for _ in range(1 if device == "cpu" else 2):
+            forget_peak_memory()
+            began = time.perf_counter()
+            windows = Windows(stream, block, parts.objective.stride(block))
+            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                figures = score(network, parts.tokenizer, parts.objective, windows, batch_size=batch)
+            seconds = time.perf_counter() - began
+    peak = peak_memory() if device == "cpu" else torch.cuda.max_memory_allocated()
+    speed = {"seconds": seconds, "tokens_per_second": len(stream.tokens) / seconds}
+    return {**speed, "peak_memory": peak, **figures}
 
 
 def prepared(cfg: Config) -> tuple[TextDataModule, float, float]:

@@ -14,9 +14,11 @@ from composing import compose
 from conftest import ROOT
 from transformers import AutoTokenizer, default_data_collator
 
+from lightning_lm.config.validation import check
 from lightning_lm.training import components as build
 
 BATCH, BLOCK = 8, 32
+GRAPHS = "ours, CUDA graphs"
 WORKLOADS = ["mlm_small", "mlm_base", "clm_small", "clm_base", "clm_4096", "clm_tiny", "evaluate_clm", "evaluate_mlm"]
 WORKLOADS += [
     "prepare_10",
@@ -170,17 +172,34 @@ def test_figures_are_medians_of_pairs_and_say_whether_a_goal_is_met(tmp_path):
 def test_the_gpu_benchmark_keeps_what_it_has_and_goes_on(tmp_path, monkeypatch, capsys):
     import gpu
 
-    monkeypatch.setattr(gpu, "SHAPES", {name: gpu.SHAPES[name] for name in ("GPT-2 small", "BERT-base")})
-    typed = ["--quick", "--pairs", "1", "--out", str(tmp_path)]
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # which it sets
+    shapes = ("GPT-2 small", "BERT-base", "BERT-base, evaluation")
+    monkeypatch.setattr(gpu, "SHAPES", {name: gpu.SHAPES[name] for name in shapes})
+    typed = ["--quick", "--pairs", "1", "--budget", "3600", "--out", str(tmp_path)]
     assert gpu.main([*typed, "--budget", "0"]) == 0 and "the same command goes on" in capsys.readouterr().out
     for _ in range(2):
         assert gpu.main(typed) == 0
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert len(rows) == 2 * 5 and not any("failed" in row for row in rows), rows
-    by_side = {(row["shape"], row["side"]): row["tokens_per_second"] for row in rows}
-    ratio = by_side["BERT-base", "Trainer"] / by_side["BERT-base", "ours"]
+    assert len(rows) == 2 * 5 + 2 and not any("failed" in row for row in rows), rows
+    by_side = {(row["shape"], row["side"]): row for row in rows}
     table = (tmp_path / "results.md").read_text(encoding="utf-8")
-    assert re.search(rf"^\| BERT-base \| Trainer \| .* \| {ratio:.2f} \| ", table, re.MULTILINE)
+    for shape in ("BERT-base", "BERT-base, evaluation"):
+        ours, theirs = by_side[shape, "ours"], by_side[shape, "Trainer"]
+        ratio = theirs["tokens_per_second"] / ours["tokens_per_second"]
+        first = f"{theirs['first_step']:.1f}" if "first_step" in theirs else "–"
+        begins = rf"^\| {shape} \| Trainer \| [^|]* \| {ratio:.2f} \| – \| [^|]* \| {first} \| "
+        assert re.search(begins, table, re.MULTILINE), table
+    assert all(0 < row["first_step"] < row["seconds"] for row in rows if "evaluation" not in row["shape"])
+
+
+def test_only_small_steps_on_a_gpu_are_tried_with_cuda_graphs():
+    import gpu
+
+    tried = {(s, hardware) for s in gpu.SHAPES for hardware in ("cpu", "gpu") if GRAPHS in gpu.sides(s, hardware, {})}
+    assert tried == {("GPT-2 small as fine-tuned", "gpu"), ("BERT-base as fine-tuned", "gpu")}
+    for shape, _ in tried:
+        more = gpu.sides(shape, "gpu", {})[GRAPHS][2]["more"]
+        check(compose("hardware=gpu", *more))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
