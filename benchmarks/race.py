@@ -205,13 +205,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--train", type=Path, help="without it Python's reference text, split by topic")
     parser.add_argument("--test", type=Path, help="the text that judges")
     parser.add_argument("--only", choices=["score", "time"], help="time needs an idle machine, score doesn't")
-    parser.add_argument("--rungs", type=lambda s: [list(RUNGS)[int(i)] for i in s.split(",")], default=list(RUNGS))
+    numbers = range(len(RUNGS))
+    parser.add_argument("--rungs", type=int, nargs="+", choices=numbers, default=numbers, help="0 is the baseline")
     args = parser.parse_args(argv)
     train, test = speedrun.files(args.train, args.test)
+    names = [list(RUNGS)[number] for number in args.rungs]
     if args.only != "time":
-        score_all(args.rungs, train, test)
+        score_all(names, train, test)
     if args.only != "score":
-        time_all(args.rungs, train, test)
+        time_all(names, train, test)
     pairs = {row["test"]: [other for other in kept() if other["test"] == row["test"]] for row in kept()}
     inputs.write(RAW.with_suffix(".md"), (HEAD + "".join(map(table, pairs.values()))).encode())
     return 0
