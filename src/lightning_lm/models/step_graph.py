@@ -62,8 +62,10 @@ class StepGraph:
     def _nll(
         self, inputs: dict[str, Tensor], labels: Tensor, where: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Tensor:
-        at = where.clamp(min=0)  # −1 stands for no position
-        labels = labels.flatten().index_select(0, at).masked_fill(where < 0, -100)
+        at = where if self.label_share is None else where.clamp(min=0)  # −1 stands for no position
+        labels = labels.flatten().index_select(0, at)
+        if self.label_share is not None:
+            labels = labels.masked_fill(where < 0, -100)
         states = self.model(**inputs).logits.flatten(0, 1).index_select(0, at)
         return whole_nll(states, weight, bias, labels, self.head)
 
