@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 from datetime import date
@@ -22,7 +21,7 @@ from typing import Any
 
 from inputs import ROOT, Options
 from measure import fresh
-from run import number
+from run import code_version, number
 
 SHAPES = {  # objective, kind of model, blocks per step, block
     "GPT-2 small": ("clm", "gpt2", 16, 1024),
@@ -86,7 +85,9 @@ def main(argv: list[str]) -> int:
         return 2
     args.out.mkdir(parents=True, exist_ok=True)
     caches = TemporaryDirectory()  # of what is compiled, one for each side, so that none finds another's
-    results = Results(args.out / "results.jsonl", {"device": machine["device"], "code": code(), **machine["versions"]})
+    results = Results(
+        args.out / "results.jsonl", {"device": machine["device"], "code": code_version(), **machine["versions"]}
+    )
     for pair in range(args.pairs):
         for shape in SHAPES:
             case = inputs(options, shape, args.steps)
@@ -111,12 +112,6 @@ def main(argv: list[str]) -> int:
                 print(f"{shape}, {side}: {figures}", flush=True)
     print(f"\n{(args.out / 'results.md').read_text(encoding='utf-8')}")
     return 0
-
-
-def code() -> str:
-    """The commit, with a plus where there are changes besides."""
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
-    return subprocess.run(git, capture_output=True, text=True).stdout.strip()
 
 
 @cache
@@ -154,16 +149,19 @@ class Results:
         lines += [f"| {titles} | first step, s | whole process, s | pairs | date |", "|" + "---|" * 10]
         for shape, side in dict.fromkeys(key[:2] for key in self.done):
             rows = [row for key, row in self.done.items() if key[:2] == (shape, side)]
-            good = [row for row in rows if "failed" not in row]
+            good = [row for row in rows if row.get("tokens_per_second")]
             if not good:
-                lines.append(f"| {shape} | {side} | failed: {rows[0]['failed']} |" + " |" * 7)
+                lines.append(f"| {shape} | {side} | failed: {rows[0].get('failed', 'too few steps')} |" + " |" * 7)
                 continue
             rates, first = ([row[key] for row in good if key in row] for key in ("tokens_per_second", "first_step"))
             memory, seconds = (median(row[key] for row in good) for key in ("peak_memory", "seconds"))
-            ours = self.done.get((shape, "ours", 0), {}).get("tokens_per_second")
+            ours = {
+                key[2]: row.get("tokens_per_second") for key, row in self.done.items() if key[:2] == (shape, "ours")
+            }
+            ratios = [r["tokens_per_second"] / ours[r["pair"]] for r in good if ours.get(r["pair"])]
             cells = [
                 f"{number(median(rates))} ({number(min(rates))}–{number(max(rates))})",
-                f"{median(rates) / ours:.2f}" if ours else "–",
+                f"{median(ratios):.2f}" if ratios else "–",
                 f"{median(rates) * flops[shape] / peak:.1%}" if peak and shape in flops else "–",
                 f"{memory / 1e9:.2f}",
                 f"{max(first):.1f}" if first else "–",

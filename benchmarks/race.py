@@ -4,7 +4,8 @@ The rules were committed before any run was scored on the text that judges:
 
 1. The baseline is Trainer's AdamW on the shape of ``model=gpt2-tiny`` (192 wide, 4 layers, dropout off), for 400 steps
    of 16 × 128 tokens with a linear schedule. Its rate is the best of 1e-3, 2e-3, 3e-3 and 5e-3.
-2. A rung of the ladder changes one more thing than the rung above it. The last is ``experiment=speedrun_clm``.
+2. A rung of the ladder changes one more thing than the rung above it, with the rates that suit it. The last is
+   ``experiment=speedrun_clm``.
 3. All rates, shapes and lengths were chosen in runs that were trained on ``wiki.valid.tokens`` and scored on
    ``wiki.test.tokens``. They are fixed here. The race is trained on ``wiki.test.tokens`` and scored on
    ``wiki.valid.tokens``. Only the ten runs of Muon's layouts (docs/speed.md) were scored on a part of that before,
@@ -16,7 +17,11 @@ The rules were committed before any run was scored on the text that judges:
    so seconds per step are measured apart: in fresh processes, one rung after the other, on an idle machine. Neither
    start-up nor evaluation counts, on any side.
 
-``python benchmarks/race.py --train FILE --test FILE`` makes what is missing and ``benchmarks/race.md``.
+Two more rungs show what the schedule is worth, and, added when the baseline's seeds differed more than expected, a
+baseline with a lower rate.
+
+``python benchmarks/race.py --train FILE --test FILE`` makes the scores that are missing, times all rungs anew, and
+writes ``benchmarks/race.md``.
 """
 
 import argparse
@@ -36,7 +41,7 @@ from typing import Any
 import inputs
 import speedrun
 from measure import THREADS, fresh, tell
-from run import code_version
+from run import code_version, machine
 from scipy import stats
 
 BLOCK, SEEDS, LEVEL = 128, 5, 0.01
@@ -137,30 +142,32 @@ def _trainer(
 
 def score_all(names: Sequence[str], train: Path, test: Path) -> None:
     """Every rung with every seed, two at once on a core each; those that are kept already aren't run again."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    done = {(row["rung"], row["seed"]) for row in kept() if "seed" in row and row["test"] == test.name}
+    texts = (train.name, test.name)
+    done = {(row["seed"], row["rung"]) for row in kept() if "seed" in row and (row["train"], row["test"]) == texts}
 
     def one(side: tuple[int, str]) -> None:
         seed, name = side
         figures = fresh("race.py", "run_rung", name=name, train=train, test=test, seed=seed)
         keep(train, test, rung=name, seed=seed, bits_per_byte=figures["bits_per_byte"])
 
+    os.environ["OMP_NUM_THREADS"] = "1"
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(one, (side for side in product(range(SEEDS), names) if side[::-1] not in done)))
+        list(pool.map(one, (side for side in product(range(SEEDS), names) if side not in done)))
+    del os.environ["OMP_NUM_THREADS"]
 
 
 def time_all(names: Sequence[str], train: Path, test: Path) -> None:
-    """Seconds per step of every rung, one after the other, in rounds that have a ratio each."""
+    """Seconds per step of the rungs and the baseline, one after the other: a series of rounds with a ratio each."""
     case = {"train": train, "test": test, "seed": 0, "steps": TIMED_STEPS, "score": False}
-    for number, name in product(range(ROUNDS), names):
-        figures = fresh("race.py", "run_rung", name=name, **case)
-        keep(train, test, rung=name, round=number, seconds_per_step=figures["seconds_per_step"])
+    series = time.strftime("%F %T")
+    for number, name in product(range(ROUNDS), dict.fromkeys([BASELINE, *names])):
+        seconds = fresh("race.py", "run_rung", name=name, **case)["seconds_per_step"]
+        keep(train, test, rung=name, series=series, round=number, seconds_per_step=seconds)
 
 
 def keep(train: Path, test: Path, **row: Any) -> None:
-    line = json.dumps(
-        {"train": train.name, "test": test.name, **row, "date": time.strftime("%F"), "code": code_version()}
-    )
+    made = {"date": time.strftime("%F"), "code": code_version(), "on": machine()}
+    line = json.dumps({"train": train.name, "test": test.name, **row, **made}, ensure_ascii=False)
     print(line, flush=True)
     with RAW.open("a", encoding="utf-8") as file:
         print(line, file=file)
@@ -170,33 +177,39 @@ def kept() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RAW.read_text(encoding="utf-8").splitlines()] if RAW.exists() else []
 
 
+def last_series(rows: list[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
+    """Seconds of the baseline and of a rung in each round of the last whole series that has both."""
+    sides: dict[str, dict[str, list[float]]] = {}
+    for row in (row for row in rows if "round" in row):
+        seconds = RUNGS[row["rung"]].steps * row["seconds_per_step"]
+        sides.setdefault(row["series"], {}).setdefault(row["rung"], []).append(seconds)
+    pairs = [(side.get(BASELINE, []), side.get(name, [])) for side in sides.values()]
+    return next((pair for pair in reversed(pairs) if all(len(seconds) == ROUNDS for seconds in pair)), ([], []))
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """The ladder as Markdown, from all that is kept of one pair of texts."""
     bits = {name: [row["bits_per_byte"] for row in rows if row["rung"] == name and "seed" in row] for name in RUNGS}
-    seconds = {
-        name: [rung.steps * row["seconds_per_step"] for row in rows if row["rung"] == name and "round" in row]
-        for name, rung in RUNGS.items()
-    }
-    heads = ["rung", "steps × blocks", "bits per byte, mean ± spread", "p", "seconds", "times as fast as the baseline"]
+    heads = ["rung", "steps × blocks", "seeds", "bits per byte, mean ± spread", "p", "seconds"]
+    heads.append("times as fast as the baseline")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name, rung in RUNGS.items():
-        if not (bits[name] and seconds[name]):
-            continue
+    for name in (name for name in RUNGS if len(bits[name]) > 1):
+        rung, (theirs, mine) = RUNGS[name], last_series(rows, name)
         p = stats.ttest_ind(bits[name], bits[BASELINE], equal_var=False, alternative="less").pvalue
-        ratios = [theirs / mine for theirs, mine in zip(seconds[BASELINE], seconds[name], strict=True)]
+        ratios = [over / under for over, under in zip(theirs, mine, strict=True)]
         cells = [
             name,
             f"{rung.steps} × {rung.batch}",
+            str(len(bits[name])),
             f"{fmean(bits[name]):.4f} ± {stdev(bits[name]):.4f}",
             "" if name == BASELINE else f"{p:.1e}" if p < LEVEL else f"{p:.2g}, **not reached**",
-            f"{median(seconds[name]):.1f}",
-            "" if name == BASELINE else f"{median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})",
+            f"{median(mine):.1f}" if mine else "not timed",
+            f"{median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})" if ratios and name != BASELINE else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    codes = ", ".join(sorted({f"{row['code']} on {row['date']}" for row in rows}))
-    title = (
-        f"Trained on `{rows[0]['train']}`, scored on `{rows[0]['test']}`; {SEEDS} seeds, {ROUNDS} rounds; code {codes}."
-    )
+    codes, machines = (", ".join(sorted({row[key] for row in rows})) for key in ("code", "on"))
+    dates = ", ".join(sorted({row["date"] for row in rows}))
+    title = f"Trained on `{rows[0]['train']}`, scored on `{rows[0]['test']}`, on {dates}; code {codes}; {machines}."
     return "\n".join(["", title, "", *lines, ""])
 
 
@@ -214,7 +227,9 @@ def main(argv: list[str]) -> int:
         score_all(names, train, test)
     if args.only != "score":
         time_all(names, train, test)
-    pairs = {row["test"]: [other for other in kept() if other["test"] == row["test"]] for row in kept()}
+    pairs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in kept():
+        pairs.setdefault((row["train"], row["test"]), []).append(row)
     inputs.write(RAW.with_suffix(".md"), (HEAD + "".join(map(table, pairs.values()))).encode())
     return 0
 

@@ -1,5 +1,6 @@
 """The benchmarks compare like with like, run from end to end, and cover the table that they are for."""
 
+import itertools
 import json
 import os
 import re
@@ -245,9 +246,25 @@ def test_a_rung_has_reached_the_baseline_only_if_its_mean_is_surely_lower(tmp_pa
     for name, bits in scores.items():
         for number, score in enumerate(bits):
             race.keep(Path("a.txt"), Path("b.txt"), rung=name, seed=number, bits_per_byte=score)
-            race.keep(Path("a.txt"), Path("b.txt"), rung=name, round=number, seconds_per_step=0.1 * (number + 1))
+    for series, rounds, slower in (("first", 3, 9), ("second", 3, 1), ("cut off", 1, 5)):
+        for number, name in itertools.product(range(rounds), ["Trainer's AdamW", "Muon"]):
+            seconds = 0.1 * slower * (number + 1)
+            race.keep(Path("a.txt"), Path("b.txt"), rung=name, series=series, round=number, seconds_per_step=seconds)
     first, muon, half = race.table(race.kept()).splitlines()[-3:]
-    assert first.startswith("| Trainer's AdamW | 400 × 16 | 2.0000 ± 0.0100 |  | 80.0 |")
+    assert first.startswith("| Trainer's AdamW | 400 × 16 | 3 | 2.0000 ± 0.0100 |  | 80.0 |")
     # By hand: t = −0.1 / √(2 · 0.01² / 3) = −12.247 with 4 degrees of freedom
-    assert muon.startswith("| Muon | 130 × 16 | 1.9000 ± 0.0100 | 1.3e-04 | 26.0 | 3.08 (3.08–3.08) |")
-    assert "not reached" in half
+    assert muon.startswith("| Muon | 130 × 16 | 3 | 1.9000 ± 0.0100 | 1.3e-04 | 26.0 | 3.08 (3.08–3.08) |")
+    assert "not reached" in half and "not timed" in half
+
+
+def test_a_gpu_side_is_held_against_ours_of_the_same_pair(tmp_path):
+    import gpu
+
+    results = gpu.Results(tmp_path / "results.jsonl", {"device": "some GPU"})
+    for pair, rate in enumerate((100.0, 200.0, None)):
+        for side, share in (("ours", 1.0), ("Trainer", 0.5)):
+            figures = {"tokens_per_second": rate and rate * share, "peak_memory": 1e9, "seconds": 1.0, "date": "today"}
+            results.add("GPT-2 small", side, pair, figures)
+    ours, trainer = results.table(None, {}).splitlines()[-2:]
+    assert ours.startswith("| GPT-2 small | ours | 150 (100–200) | 1.00 |")
+    assert trainer.startswith("| GPT-2 small | Trainer | 75.00 (50.00–100) | 0.50 |")

@@ -166,3 +166,16 @@ def test_under_cuda_graphs_a_causal_batch_stays_as_it_is():
     nll = step_of(model, head, graphs, label_share=23 / 24).nll(batch).nll
     torch.testing.assert_close(nll, labelled_nll(model, head, batch).nll, rtol=1e-6, atol=0)
     assert graphs.label_counts == [4 * 23]
+
+
+def test_with_more_shapes_than_the_compiler_takes_the_rest_goes_the_plain_way():
+    torch._dynamo.reset()
+    model, graphs = make("clm", "gpt2"), Graphs()
+    head = find_head(model)
+    step = step_of(model, head, graphs)
+    for size in range(3, 3 + torch._dynamo.config.recompile_limit + 2):
+        ids = torch.arange(2 * size).view(2, size)
+        labels = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)
+        batch = {"input_ids": ids, "labels": labels, "labelled": (labels.flatten() != -100).nonzero().squeeze(1)}
+        torch.testing.assert_close(step.nll(batch).nll, labelled_nll(model, head, batch).nll, rtol=1e-6, atol=0)
+    assert step.graph is None and len(graphs) == torch._dynamo.config.recompile_limit

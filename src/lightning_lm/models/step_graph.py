@@ -6,7 +6,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 from lightning_lm.models.loss import LOGITS_AT_ONCE, LossSums, labelled_nll, whole_nll
 from lightning_lm.models.output_head import OutputHead, model_inputs
@@ -52,7 +52,8 @@ class StepGraph:
         try:
             inputs, linear = model_inputs(self.model, batch), self.head.linear
             return LossSums(self.graph(inputs, batch["labels"], where, linear.weight, linear.bias), tokens)
-        except TorchDynamoException as error:  # while it is traced, before anything is computed
+        # While it is traced, before anything is computed; the limit is of shapes, and thus of graphs
+        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
             self._give_up(str(error).splitlines()[0])
         finally:
             for part, name in self.places:
