@@ -251,7 +251,9 @@ def test_a_rung_has_reached_the_baseline_only_if_its_mean_is_surely_lower(tmp_pa
             seconds = 0.1 * slower * (number + 1)
             race.keep(Path("a.txt"), Path("b.txt"), rung=name, series=series, round=number, seconds_per_step=seconds)
     first, muon, half = race.table(race.kept()).splitlines()[-3:]
-    assert first.startswith("| Trainer's AdamW | 400 × 16 | 3 | 2.0000 ± 0.0100 |  | 80.0 |")
+    assert first.startswith(
+        "| Trainer's AdamW | 400 × 16 | 3 | 2.0000 ± 0.0100 |  | 200.0 |"
+    )  # the median of all seven
     # By hand: t = −0.1 / √(2 · 0.01² / 3) = −12.247 with 4 degrees of freedom
     assert muon.startswith("| Muon | 130 × 16 | 3 | 1.9000 ± 0.0100 | 1.3e-04 | 26.0 | 3.08 (3.08–3.08) |")
     assert "not reached" in half and "not timed" in half
