@@ -383,8 +383,9 @@ def main(argv: list[str]) -> int:
             failed.append(make.__name__)
             continue
         inputs.write(raw, json.dumps(results, indent=1).encode())  # after each row: an interrupt loses one at most
-        write(raw.with_suffix(".md") if args.quick else RESULTS, results)
-    print(table(results))
+        # Of this row alone: older raw results may be staler than what stands on the page
+        write(raw.with_suffix(".md") if args.quick else RESULTS, {make.__name__: results[make.__name__]})
+    print(table({name: results[name] for name in args.only if name in results and name not in failed}))
     if "growth" in args.only:
         growth.draw(options)
     return 1 if failed else 0
