@@ -40,7 +40,7 @@ def fitted(tmp_path_factory, passages: Path, tiny_gpt2: Path, tiny_bert: Path) -
     folder, places = tmp_path_factory.mktemp("fitted"), {"clm": tiny_gpt2, "mlm": tiny_bert, "shifted": tiny_bert}
     for name, kind in KINDS.items():
         model, tokenizer = kind.from_pretrained(places[name]), AutoTokenizer.from_pretrained(places[name])
-        optimizer, batch = torch.optim.AdamW(model.parameters(), lr=1e-2), []
+        optimizer, batch = torch.optim.AdamW(model.parameters(), lr=3e-3), []
         for number, text in enumerate(texts_of(passages)):
             context = text.rpartition(" ")[0].rstrip()
             ids = torch.tensor(tokenizer(text if number % 4 else f"{context} river")["input_ids"])
@@ -49,7 +49,7 @@ def fitted(tmp_path_factory, passages: Path, tiny_gpt2: Path, tiny_bert: Path) -
             masked = torch.where(labels == -100, ids, tokenizer.mask_token_id or 0)
             batch.append((ids if name == "clm" else masked, labels.roll(-1) if name == "shifted" else labels))
         inputs, labels = (pad_sequence(part, True, -100) for part in zip(*batch, strict=True))
-        for _ in range(60):
+        for _ in range(100):
             model(input_ids=inputs.clamp(0), attention_mask=(inputs >= 0).long(), labels=labels).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
