@@ -50,9 +50,10 @@ ROUNDS, TIMED_STEPS = 3, 25
 RAW = Path(__file__).with_suffix(".jsonl")
 HEAD = """# The causal race
 
-Made by `benchmarks/race.py`, whose first lines are the rules. Each rung has all that the rung above it has, but for
-two: the recipe at a constant rate, and the baseline at a lower rate, which was added afterwards. "p" is the chance that
-a rung which is no better than the baseline looks so much better. Python's text is too small to check the race
+Made by `benchmarks/race.py`, whose first lines are the rules. All that was chosen was chosen in runs that were
+trained on `wiki.valid.tokens` and scored on `wiki.test.tokens`. Each rung has all that the rung above it has, but for
+two: the recipe at a constant rate, and the baseline at a lower rate, which was added afterwards. "p" is the chance
+that a rung which is no better than the baseline looks so much better. Python's text is too small to check the race
 (docs/speed.md).
 """
 NO_DROPOUT = [f"model.config.{place}_pdrop=0.0" for place in ("resid", "embd", "attn")]
